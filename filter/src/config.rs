@@ -1,0 +1,150 @@
+//! The plugin configuration: JSON in, valid types out.
+//!
+//! ```json
+//! {
+//!   "refresher": {"cluster": "refresher"},
+//!   "gate": {"client_keys": [{"id": "alice", "sha256": "…64 hexadecimal digits…"}]},
+//!   "bearer": {"wait_ms": 2000}
+//! }
+//! ```
+//!
+//! The presence of a section switches its job on. Envoy prints a plugin's configuration in
+//! `/config_dump`, so it holds digests and no secret.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::client::ClientKey;
+
+/// What one place of the filter is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where bundles come from.
+    #[serde(default)]
+    pub refresher: Refresher,
+    /// Strip, authenticate, refuse. For the HTTP filters of a listener.
+    pub gate: Option<Gate>,
+    /// Inject the bearer. For the upstream HTTP filters of a cluster, or beside `gate` where a
+    /// mesh has no such place.
+    pub bearer: Option<Bearer>,
+}
+
+impl Config {
+    /// Reads a plugin configuration.
+    ///
+    /// # Errors
+    ///
+    /// When it is not JSON of the documented shape, or has no section.
+    pub fn parse(document: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = serde_json::from_slice(document)?;
+        if config.gate.is_none() && config.bearer.is_none() {
+            return Err(ConfigError::NoSection);
+        }
+        if config.refresher.cluster.is_empty() {
+            return Err(ConfigError::NoCluster);
+        }
+        Ok(config)
+    }
+}
+
+/// Why a plugin configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON, or not of the documented shape; serde's message names the offence.
+    #[error("plugin configuration: {0}")]
+    Shape(#[from] serde_json::Error),
+    /// Neither job is switched on.
+    #[error("plugin configuration: has neither a section \"gate\" nor \"bearer\"")]
+    NoSection,
+    /// The refresher cannot be reached without a cluster.
+    #[error("plugin configuration: refresher.cluster must name a cluster")]
+    NoCluster,
+}
+
+/// Where bundles come from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refresher {
+    /// Name of Envoy's cluster that leads to the refresher. Default `refresher`.
+    pub cluster: String,
+}
+
+impl Default for Refresher {
+    fn default() -> Self {
+        Self { cluster: "refresher".to_owned() }
+    }
+}
+
+/// The section `gate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Client keys, in addition to those of the bundle. Without any, only loopback is served.
+    #[serde(default)]
+    pub client_keys: Vec<ClientKey>,
+}
+
+/// The section `bearer`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bearer {
+    /// How long a request waits for a credential that is not there yet. Milliseconds, 0 to
+    /// 10000, default 2000.
+    #[serde(rename = "wait_ms", default = "default_wait", deserialize_with = "bounded_wait")]
+    pub wait: Duration,
+}
+
+fn default_wait() -> Duration {
+    Duration::from_secs(2)
+}
+
+fn bounded_wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    match u64::deserialize(deserializer)? {
+        wait @ 0..=10_000 => Ok(Duration::from_millis(wait)),
+        wait => Err(de::Error::custom(format!("wait_ms is {wait}, accepted are 0 to 10000"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sections_switch_jobs_on() {
+        let config = Config::parse(br#"{"gate": {}}"#).unwrap();
+        assert_eq!(config.gate, Some(Gate::default()));
+        assert_eq!(config.bearer, None);
+        assert_eq!(config.refresher.cluster, "refresher");
+        let config =
+            Config::parse(br#"{"refresher": {"cluster": "r"}, "bearer": {"wait_ms": 0}}"#).unwrap();
+        assert_eq!(config.gate, None);
+        assert_eq!(config.bearer, Some(Bearer { wait: Duration::ZERO }));
+        assert_eq!(config.refresher.cluster, "r");
+    }
+
+    #[test]
+    fn an_offence_is_named_with_what_would_be_accepted() {
+        for (document, said) in [
+            ("", "EOF"),
+            ("{}", "neither a section \"gate\" nor \"bearer\""),
+            (r#"{"gait": {}}"#, "expected one of `refresher`, `gate`, `bearer`"),
+            (r#"{"gate": {"keys": []}}"#, "expected `client_keys`"),
+            (r#"{"gate": {"client_keys": [{"id": "a", "sha256": "x"}]}}"#, "64 hexadecimal"),
+            (r#"{"bearer": {"wait_ms": 10001}}"#, "accepted are 0 to 10000"),
+            (r#"{"bearer": {}, "refresher": {"cluster": ""}}"#, "must name a cluster"),
+        ] {
+            let error = Config::parse(document.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(said), "{document}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(document in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Config::parse(&document);
+        }
+    }
+}

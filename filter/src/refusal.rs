@@ -1,0 +1,187 @@
+//! The answers that the filter gives itself, in the error shape of the OpenAI API.
+
+use serde::Serialize;
+
+/// A request that is answered here and goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status code.
+    pub status: u16,
+    /// Stable word for programs.
+    pub code: &'static str,
+    /// The error's class, as OpenAI clients know it.
+    pub kind: &'static str,
+    /// Sentence for people: what is wrong and what to do.
+    pub message: &'static str,
+    /// `Retry-After`, in seconds (RFC 9110, section 10.2.3).
+    pub retry_after: Option<u64>,
+}
+
+const AUTHENTICATION: &str = "authentication_error";
+const INVALID: &str = "invalid_request_error";
+const PERMISSION: &str = "permission_error";
+const SERVER: &str = "server_error";
+
+impl Refusal {
+    const fn new(
+        status: u16,
+        code: &'static str,
+        kind: &'static str,
+        message: &'static str,
+    ) -> Self {
+        Self { status, code, kind, message, retry_after: None }
+    }
+
+    /// The same refusal, saying when to try again.
+    #[must_use]
+    pub const fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// No client key, or none that holds. One answer for all cases, so that it tells nothing.
+    pub const INVALID_CLIENT_KEY: Self = Self::new(
+        401,
+        "invalid_client_key",
+        AUTHENTICATION,
+        "A valid client key is required, as a bearer token or in X-Proxy-Api-Key.",
+    );
+    /// The key is good, but not for this path.
+    pub const PATH_NOT_ALLOWED: Self = Self::new(
+        403,
+        "path_not_allowed",
+        PERMISSION,
+        "This client key is not allowed to use this path.",
+    );
+    /// The key is limited to models, which this filter cannot check yet.
+    pub const MODEL_NOT_ALLOWED: Self = Self::new(
+        403,
+        "model_not_allowed",
+        PERMISSION,
+        "This client key is limited to certain models, which this version cannot check.",
+    );
+    /// `CONNECT` and `TRACE` have no use with an API.
+    pub const METHOD_NOT_ALLOWED: Self =
+        Self::new(405, "method_not_allowed", INVALID, "This method is not proxied.");
+    /// The path means different things to different servers.
+    pub const AMBIGUOUS_PATH: Self = Self::new(
+        400,
+        "ambiguous_path",
+        INVALID,
+        "The path has dot segments, empty segments, backslashes or escaped separators.",
+    );
+    /// Without client keys only loopback may be served.
+    pub const CLIENT_KEYS_REQUIRED: Self = Self::new(
+        503,
+        "client_keys_required",
+        SERVER,
+        "This listener is not on loopback and has no client keys; it serves nobody until it has.",
+    );
+    /// Without client keys a foreign `Host` is how DNS rebinding looks.
+    pub const MISDIRECTED: Self = Self::new(
+        421,
+        "misdirected_request",
+        INVALID,
+        "Without client keys, only requests to localhost or a loopback address are served.",
+    );
+    /// Without client keys a web page must not use the account.
+    pub const CROSS_SITE: Self = Self::new(
+        403,
+        "cross_site_request",
+        PERMISSION,
+        "Without client keys, requests from web pages of other sites are refused.",
+    );
+    /// The upstream filter saw a request that no gate of this Envoy let through.
+    pub const NOT_ADMITTED: Self = Self::new(
+        503,
+        "not_admitted",
+        SERVER,
+        "This request did not pass a Torchbearer gate, so it gets no credential.",
+    );
+    /// The refresher has not answered since this filter started.
+    pub const NO_BUNDLE: Self = Self::new(
+        503,
+        "refresher_unavailable",
+        SERVER,
+        "No credential has been published yet; check that the refresher runs.",
+    );
+    /// Only a login helps.
+    pub const LOGIN_REQUIRED: Self = Self::new(
+        503,
+        "login_required",
+        SERVER,
+        "The account's login is missing or has ended; run \"refresher login\".",
+    );
+    /// The access token expired and could not be renewed in time.
+    pub const TOKEN_EXPIRED: Self = Self::new(
+        503,
+        "token_expired",
+        SERVER,
+        "The access token has expired and could not be renewed yet.",
+    );
+    /// The API refused the access token and it could not be replaced in time.
+    pub const TOKEN_REJECTED: Self = Self::new(
+        503,
+        "token_rejected",
+        SERVER,
+        "The API refused the access token and it could not be replaced yet.",
+    );
+    /// A client key names a credential that the refresher does not have.
+    pub const UNKNOWN_CREDENTIAL: Self = Self::new(
+        503,
+        "unknown_credential",
+        SERVER,
+        "The credential of this client is not known to the refresher.",
+    );
+
+    /// The answer's headers.
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        if self.status == 401 {
+            // RFC 9110, section 15.5.2: a 401 carries at least one challenge.
+            headers.push(("www-authenticate", "Bearer".to_owned()));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.push(("retry-after", seconds.to_string()));
+        }
+        headers
+    }
+
+    /// The answer's body.
+    pub fn body(&self) -> String {
+        #[derive(Serialize)]
+        struct Body {
+            error: Error,
+        }
+        #[derive(Serialize)]
+        struct Error {
+            message: &'static str,
+            r#type: &'static str,
+            code: &'static str,
+        }
+        let error = Error { message: self.message, r#type: self.kind, code: self.code };
+        // Three strings always serialise.
+        serde_json::to_string(&Body { error }).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_the_shape_that_openai_clients_read() {
+        let body: serde_json::Value =
+            serde_json::from_str(&Refusal::LOGIN_REQUIRED.body()).unwrap();
+        assert_eq!(body["error"]["code"], "login_required");
+        assert_eq!(body["error"]["type"], "server_error");
+        assert!(body["error"]["message"].as_str().unwrap().contains("refresher login"));
+    }
+
+    #[test]
+    fn a_401_has_a_challenge_and_a_wait_is_said() {
+        let headers = Refusal::INVALID_CLIENT_KEY.headers();
+        assert!(headers.contains(&("www-authenticate", "Bearer".to_owned())));
+        let headers = Refusal::TOKEN_EXPIRED.retry_after(7).headers();
+        assert!(headers.contains(&("retry-after", "7".to_owned())));
+    }
+}

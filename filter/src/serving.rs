@@ -1,0 +1,218 @@
+//! What one worker serves from: the last good bundle, and which of its tokens were refused.
+
+use zeroize::Zeroizing;
+
+use crate::bundle::{Bundle, BundleError, Credential};
+use crate::client::ClientKey;
+
+/// The last good bundle with all that can be prepared from it once.
+#[derive(Debug, Default)]
+pub struct Serving {
+    bundle: Option<Bundle>,
+    /// The whole header value of each credential that is ready.
+    headers: Vec<(String, Header)>,
+    /// The newest generation of each credential that the upstream refused.
+    rejected: Vec<(String, u64)>,
+}
+
+struct Header(Zeroizing<String>);
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What there is to inject for a credential.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Injection<'a> {
+    /// This value of `authorization`.
+    Ready {
+        /// The header's value.
+        authorization: &'a str,
+        /// The token's generation, for the rejection should it be refused.
+        generation: u64,
+    },
+    /// The upstream refused the token of this generation.
+    Rejected {
+        /// Its generation.
+        generation: u64,
+    },
+    /// The token expired before another was published.
+    Expired,
+    /// The refresher says that it has none at the moment, and when it tries next (Unix seconds).
+    Unavailable {
+        /// Unix seconds.
+        retry_at: u64,
+    },
+    /// The refresher says that only a login helps.
+    LoginRequired,
+    /// The bundle does not have this credential.
+    Unknown,
+    /// There is no bundle yet.
+    NoBundle,
+}
+
+/// What became of a document.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It is what is served from now on.
+    Accepted,
+    /// It is not newer than what is served.
+    NotNewer,
+}
+
+impl Serving {
+    /// Takes over a published bundle if it is newer than what is served.
+    ///
+    /// # Errors
+    ///
+    /// When it does not parse. What is served stays.
+    pub fn accept(&mut self, document: &[u8]) -> Result<Acceptance, BundleError> {
+        let bundle = Bundle::parse(document)?;
+        if bundle.generation <= self.generation() {
+            return Ok(Acceptance::NotNewer);
+        }
+        self.headers.clear();
+        for (name, credential) in bundle.credentials.iter() {
+            if let Credential::Ready(token) = credential {
+                let value = format!("Bearer {}", token.access_token.expose());
+                self.headers.push((name.to_owned(), Header(Zeroizing::new(value))));
+            }
+        }
+        self.bundle = Some(bundle);
+        Ok(Acceptance::Accepted)
+    }
+
+    /// The generation that is served; 0 before the first bundle.
+    pub fn generation(&self) -> u64 {
+        self.bundle.as_ref().map_or(0, |bundle| bundle.generation)
+    }
+
+    /// The bundle's client keys; `None` before the first bundle.
+    pub fn client_keys(&self) -> Option<&[ClientKey]> {
+        self.bundle.as_ref().map(|bundle| bundle.client_keys.as_slice())
+    }
+
+    /// Notes that the upstream refused the token of `generation`.
+    pub fn reject(&mut self, credential: &str, generation: u64) {
+        match self.rejected.iter_mut().find(|(name, _)| name == credential) {
+            Some((_, rejected)) => *rejected = generation.max(*rejected),
+            None => self.rejected.push((credential.to_owned(), generation)),
+        }
+    }
+
+    /// What to inject for `credential` at `now`, in Unix seconds.
+    pub fn injection(&self, credential: &str, now: u64) -> Injection<'_> {
+        let Some(bundle) = &self.bundle else {
+            return Injection::NoBundle;
+        };
+        match (bundle.credentials.get(credential), find(&self.headers, credential)) {
+            (Some(Credential::Ready(token)), Some(header)) => {
+                let generation = token.generation;
+                let rejected = find(&self.rejected, credential);
+                if rejected.is_some_and(|rejected| *rejected >= generation) {
+                    Injection::Rejected { generation }
+                } else if now >= token.expires_at {
+                    Injection::Expired
+                } else {
+                    Injection::Ready { authorization: &header.0, generation }
+                }
+            }
+            (Some(Credential::Unavailable { retry_at, .. }), _) => {
+                Injection::Unavailable { retry_at: *retry_at }
+            }
+            (Some(Credential::LoginRequired { .. }), _) => Injection::LoginRequired,
+            _ => Injection::Unknown,
+        }
+    }
+}
+
+/// The value under a name, in a list of few.
+fn find<'a, T>(list: &'a [(String, T)], name: &str) -> Option<&'a T> {
+    list.iter().find_map(|(known, value)| (known == name).then_some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(generation: u64, credential: &str) -> String {
+        format!(
+            r#"{{"version": 1, "generation": {generation}, "credentials": {{"default": {credential}}}}}"#
+        )
+    }
+
+    fn ready(generation: u64) -> String {
+        bundle(
+            generation,
+            &format!(
+                r#"{{"state": "ready", "access_token": "token-{generation}", "token_type": "Bearer",
+                    "expires_at": 2000, "generation": {generation}}}"#
+            ),
+        )
+    }
+
+    fn serving(document: &str) -> Serving {
+        let mut serving = Serving::default();
+        assert_eq!(serving.accept(document.as_bytes()), Ok(Acceptance::Accepted));
+        serving
+    }
+
+    #[test]
+    fn a_ready_token_is_injected_until_it_expires() {
+        let serving = serving(&ready(7));
+        let token = Injection::Ready { authorization: "Bearer token-7", generation: 7 };
+        assert_eq!(serving.injection("default", 0), token);
+        assert_eq!(serving.injection("default", 1999), token);
+        assert_eq!(serving.injection("default", 2000), Injection::Expired);
+        assert_eq!(serving.injection("other", 0), Injection::Unknown);
+        assert_eq!(Serving::default().injection("default", 0), Injection::NoBundle);
+    }
+
+    #[test]
+    fn only_a_newer_bundle_that_parses_replaces_the_last() {
+        let mut serving = serving(&ready(7));
+        for document in [ready(7), ready(6)] {
+            assert_eq!(serving.accept(document.as_bytes()), Ok(Acceptance::NotNewer));
+        }
+        for document in ["<html>", "{}", ready(8).split_at(40).0] {
+            assert!(serving.accept(document.as_bytes()).is_err());
+        }
+        assert_eq!(serving.generation(), 7);
+        assert!(matches!(serving.injection("default", 0), Injection::Ready { generation: 7, .. }));
+        assert_eq!(serving.accept(ready(8).as_bytes()), Ok(Acceptance::Accepted));
+        assert!(matches!(serving.injection("default", 0), Injection::Ready { generation: 8, .. }));
+    }
+
+    #[test]
+    fn a_rejected_token_is_not_injected_again() {
+        let mut serving = serving(&ready(7));
+        serving.reject("default", 7);
+        serving.reject("default", 3);
+        assert_eq!(serving.injection("default", 0), Injection::Rejected { generation: 7 });
+        serving.accept(ready(8).as_bytes()).unwrap();
+        assert!(matches!(serving.injection("default", 0), Injection::Ready { generation: 8, .. }));
+    }
+
+    #[test]
+    fn a_late_rejection_of_an_old_token_leaves_the_new_one() {
+        let mut serving = serving(&ready(8));
+        serving.reject("default", 7);
+        assert!(matches!(serving.injection("default", 0), Injection::Ready { generation: 8, .. }));
+    }
+
+    #[test]
+    fn states_without_a_token_are_told_apart() {
+        let login = serving(&bundle(1, r#"{"state": "login_required", "reason": "x"}"#));
+        assert_eq!(login.injection("default", 0), Injection::LoginRequired);
+        let unavailable =
+            serving(&bundle(1, r#"{"state": "unavailable", "reason": "x", "retry_at": 9}"#));
+        assert_eq!(unavailable.injection("default", 0), Injection::Unavailable { retry_at: 9 });
+    }
+
+    #[test]
+    fn no_print_shows_a_token() {
+        assert!(!format!("{:?}", serving(&ready(7))).contains("token-7"));
+    }
+}

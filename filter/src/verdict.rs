@@ -1,0 +1,182 @@
+//! What an upstream's answer says about the access token.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// The largest part of a 403's body that is looked into, in bytes.
+pub const INSPECTED_BYTES: usize = 16 << 10;
+
+/// The prefix of the codes by which xAI says that it does not accept the token.
+const PREFIX: &str = "unauthenticated:";
+
+/// What the status line alone tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing against the token.
+    Accepted,
+    /// The token was refused.
+    Dead,
+    /// The body has to say whether it was the token; see [`says_unauthenticated`].
+    Inspect,
+}
+
+/// Judges a status code.
+///
+/// RFC 6750, section 3.1: a token that is expired, revoked or malformed is answered with 401.
+/// xAI answers 403 for that too, and for much else (entitlement, spending limits), which a new
+/// token would not change.
+pub fn of_status(status: u16) -> Verdict {
+    match status {
+        401 => Verdict::Dead,
+        403 => Verdict::Inspect,
+        _ => Verdict::Accepted,
+    }
+}
+
+/// Whether the body of a 403 says that the token was refused.
+///
+/// Known shapes: `{"code": "unauthenticated:…"}`, the same nested in `error`, and the older
+/// `{"error": "… unauthenticated:… …"}`. Of a body that was cut off, the beginning counts.
+pub fn says_unauthenticated(body: &[u8]) -> bool {
+    match serde_json::from_slice::<Node>(body) {
+        Ok(Node { code, error, .. }) => {
+            let error = error.unwrap_or_default();
+            let is_code = |code: Option<String>| code.is_some_and(|code| code.starts_with(PREFIX));
+            is_code(code)
+                || is_code(error.code)
+                || error.text.is_some_and(|text| text.contains(PREFIX))
+        }
+        Err(error) => error.is_eof() && cut_off_says(body),
+    }
+}
+
+/// Any JSON value, reduced to what a verdict needs. (A `serde_json::Value` would do, at the price
+/// of a tenth of the module's size.)
+#[derive(Default)]
+struct Node {
+    text: Option<String>,
+    code: Option<String>,
+    error: Option<Box<Node>>,
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node { text: Some(text.to_owned()), ..Node::default() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut node = Node::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "code" => node.code = map.next_value::<Node>()?.text,
+                "error" => node.error = Some(Box::new(map.next_value()?)),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(node)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Node::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
+        Ok(Node::default())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
+        Ok(Node::default())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
+        Ok(Node::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::default())
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::default())
+    }
+}
+
+/// Looks for a member `code` with the prefix in a JSON object that lacks its end.
+fn cut_off_says(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    text.split("\"code\"").skip(1).any(|rest| {
+        let value = rest.trim_start().strip_prefix(':').map(str::trim_start);
+        let text = value.and_then(|value| value.strip_prefix('"'));
+        text.is_some_and(|text| text.starts_with(PREFIX))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_401_and_403_concern_the_token() {
+        for (status, verdict) in [
+            (200, Verdict::Accepted),
+            (400, Verdict::Accepted),
+            (401, Verdict::Dead),
+            (402, Verdict::Accepted),
+            (403, Verdict::Inspect),
+            (407, Verdict::Accepted),
+            (429, Verdict::Accepted),
+            (500, Verdict::Accepted),
+            (503, Verdict::Accepted),
+        ] {
+            assert_eq!(of_status(status), verdict, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_403_is_read_for_its_code() {
+        for (body, dead) in [
+            (r#"{"code":"unauthenticated:bad-credentials","error":"x"}"#, true),
+            (r#"{"error":"unauthenticated:bad-credentials: no"}"#, true),
+            (r#"{"error":"The token is bad [unauthenticated:bad-credentials]"}"#, true),
+            (r#"{"error":{"code":"unauthenticated:token-expired","message":"x"}}"#, true),
+            (r#"{"code":"unauthenticated:bad-credentials","error":"cut of"#, true),
+            (r#"{"error":{"message":"x","code" : "unauthenticated:a"#, true),
+            (r#"{"code":"permission-denied:entitlement","error":"no plan"}"#, false),
+            (r#"{"code":"personal-team-blocked:spending-limit"}"#, false),
+            (r#"{"error":{"message":"say unauthenticated: to me","code":"x"}}"#, false),
+            (r#"{"message":"unauthenticated:bad-credentials"}"#, false),
+            (r#"["unauthenticated:bad-credentials"]"#, false),
+            (r#"{"code":null,"error":null}"#, false),
+            (r#"{"n":[1,-1,1.5,true,{"a":[]}],"code":"unauthenticated:x"}"#, true),
+            ("<html>unauthenticated:bad-credentials</html>", false),
+            ("unauthenticated:bad-credentials", false),
+            ("", false),
+        ] {
+            assert_eq!(says_unauthenticated(body.as_bytes()), dead, "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = says_unauthenticated(&body);
+        }
+    }
+}
