@@ -330,7 +330,8 @@ mod tests {
         ] {
             assert_eq!(without_keys(&[(":path", path)], LOOPBACK), "400", "{path}");
         }
-        for path in ["/", "*", "/v1/models", "/v1/files/a..b", "/a?x=//../%2e", "/health/", "/..."] {
+        for path in ["/", "*", "/v1/models", "/v1/files/a..b", "/a?x=//../%2e", "/health/", "/..."]
+        {
             assert_eq!(without_keys(&[(":path", path)], LOOPBACK), "anybody", "{path}");
         }
     }

@@ -110,6 +110,10 @@ const RESPONSE_PREFIXES: &[(&str, Reason)] =
 /// The private response header by which a bearer asks the router for the one replay.
 pub const REPLAY: &str = "x-torchbearer-replay";
 
+/// The one forwarding header that Envoy's router reads: without it no route is found. So it stays
+/// until the routes have been looked at, and is removed by the bearer.
+pub const ROUTED_BY: &str = "x-forwarded-proto";
+
 /// Why a request header of this name must not leave; `None`: it may.
 pub fn request_reason(name: &str) -> Option<Reason> {
     reason(REQUEST, REQUEST_PREFIXES, &normalised(name))
@@ -177,7 +181,7 @@ pub struct Request<'a> {
     pub origin: Single<'a>,
     /// `sec-fetch-site` (Fetch Metadata).
     pub fetch_site: Single<'a>,
-    /// Names to remove before the request leaves, each once.
+    /// Names to remove, each once.
     pub strip: Vec<&'a str>,
 }
 
@@ -197,7 +201,8 @@ impl<'a> Request<'a> {
                 "sec-fetch-site" => request.fetch_site.add(value),
                 _ => {}
             }
-            if request_reason(name).is_some() && !request.strip.contains(&name.as_str()) {
+            let stays = request_reason(name).is_none() || name == ROUTED_BY;
+            if !stays && !request.strip.contains(&name.as_str()) {
                 request.strip.push(name);
             }
             if name == "connection" {
@@ -214,6 +219,7 @@ impl<'a> Request<'a> {
                 headers.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(option));
             if let Some((name, _)) = nominated
                 && !name.starts_with(':')
+                && name != ROUTED_BY
                 && !self.strip.contains(&name.as_str())
             {
                 self.strip.push(name);
@@ -310,7 +316,8 @@ mod tests {
             ("x-custom", "1"),
             ("cookie", "a=1"),
             ("cookie", "b=2"),
-            ("connection", "close, X-Custom, :path"),
+            ("x-forwarded-proto", "http"),
+            ("connection", "close, X-Custom, :path, x-forwarded-proto"),
         ]);
         let request = Request::read(&headers);
         assert_eq!(request.method, b"POST");
@@ -337,7 +344,7 @@ mod tests {
             prop_assert!(request.strip.contains(&planted.0));
             for (name, _) in &headers {
                 let stripped = request.strip.contains(&name.as_str());
-                prop_assert!(stripped || request_reason(name).is_none());
+                prop_assert!(stripped || name == ROUTED_BY || request_reason(name).is_none());
             }
         }
     }

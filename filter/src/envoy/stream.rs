@@ -15,7 +15,7 @@ use crate::agenda::{REPORT_TIMEOUT, Report};
 use crate::bundle::{DEFAULT_CREDENTIAL, Rejection};
 use crate::config::{Bearer, Gate};
 use crate::gate::{Decision, Keys, decide};
-use crate::headers::{REPLAY, Request, request_reason, response_reason};
+use crate::headers::{REPLAY, ROUTED_BY, Request, request_reason, response_reason};
 use crate::refusal::Refusal;
 use crate::serving::Injection;
 use crate::verdict::{self, INSPECTED_BYTES, Verdict};
@@ -195,7 +195,18 @@ impl Held {
                         "authorization",
                         Some(authorization.as_bytes()),
                     );
-                    if set.is_err() {
+                    // At a gate the routes are still to be looked at: there the header stays, with
+                    // the connection's own scheme, which is nothing of the client's.
+                    let cleaned = if self.plugin.config.gate.is_some() {
+                        hostcalls::set_map_value_bytes(
+                            MapType::HttpRequestHeaders,
+                            ROUTED_BY,
+                            Some(&connection_scheme()),
+                        )
+                    } else {
+                        hostcalls::remove_map_value(MapType::HttpRequestHeaders, ROUTED_BY)
+                    };
+                    if set.is_err() || cleaned.is_err() {
                         return Ok(Step::Refuse(Refusal::NOT_ADMITTED));
                     }
                     self.injected.set(Some(generation));
@@ -271,6 +282,12 @@ impl Held {
 /// The address on which the request's connection was accepted.
 fn local_address() -> Option<Vec<u8>> {
     hostcalls::get_property(vec!["destination", "address"]).ok().flatten()
+}
+
+/// Whether the request's connection is TLS, in a word that `x-forwarded-proto` can have.
+fn connection_scheme() -> Vec<u8> {
+    let tls = hostcalls::get_property(vec!["connection", "tls_version"]).ok().flatten();
+    if tls.is_some_and(|version| !version.is_empty()) { b"https".into() } else { b"http".into() }
 }
 
 /// A stream as the SDK sees it.
