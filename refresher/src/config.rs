@@ -1,0 +1,360 @@
+//! Settings: flags over environment over the TOML file over defaults, each parsed once into the
+//! type that the program works with. All bad settings are reported together.
+
+mod file;
+mod problem;
+mod section;
+mod value;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use filter::client::ClientKey;
+use url::Url;
+
+pub use problem::{Problem, Problems};
+
+use crate::provider::preset::{self, Fields};
+use crate::provider::{Provider, require_secure};
+use file::File;
+
+/// Everything that the program is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whom we log in to.
+    pub provider: Provider,
+    /// Where grants, sockets and logs live. Default: `$XDG_STATE_HOME/torchbearer`, else
+    /// `~/.local/state/torchbearer`.
+    pub state_dir: PathBuf,
+    /// The unix socket of `serve`. Default: `refresher.sock` in the state directory.
+    pub socket: PathBuf,
+    /// The grant file of the default credential, where it is not in the state directory.
+    pub grant_file: Option<PathBuf>,
+    /// Where `up` lets Envoy listen.
+    pub listener: Listener,
+    /// Who may call.
+    pub client_keys: Vec<ClientKey>,
+    /// When the token is refreshed.
+    pub rotation: Rotation,
+    /// How `up` runs Envoy.
+    pub envoy: Envoy,
+}
+
+/// Where `up` lets Envoy listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Default: 127.0.0.1.
+    pub host: IpAddr,
+    /// The first port to try; 0 lets the kernel choose. Default: 9996.
+    pub port: u16,
+}
+
+/// When the token is refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Seconds before expiry; unset: at half of the token's life. At least 30.
+    pub window_s: Option<u64>,
+    /// The shortest time between two scheduled refreshes, in seconds. Default: 60; at least 1.
+    pub spacing_s: u64,
+}
+
+/// How `up` runs Envoy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envoy {
+    /// The program; unset: `envoy` on `PATH`.
+    pub bin: Option<PathBuf>,
+    /// The filter module; unset: `filter.wasm` beside this program.
+    pub filter: Option<PathBuf>,
+    /// Worker threads; unset: Envoy's default, one for each core.
+    pub concurrency: Option<u32>,
+    /// Trust store for the upstream, PEM; unset: the system's.
+    pub trusted_ca: Option<PathBuf>,
+}
+
+/// The first port that `up` tries.
+pub const DEFAULT_PORT: u16 = 9996;
+
+/// The shortest client key for a listener that is not on loopback, in bytes.
+pub const MIN_KEY_BYTES: usize = 16;
+
+/// What the command line says; it overrides the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// The provider's name.
+    pub provider: Option<String>,
+    /// The state directory.
+    pub state_dir: Option<PathBuf>,
+    /// The unix socket.
+    pub socket: Option<PathBuf>,
+    /// The listener's address.
+    pub host: Option<String>,
+    /// The listener's first port.
+    pub port: Option<u16>,
+    /// The filter module.
+    pub filter: Option<PathBuf>,
+    /// Envoy's program.
+    pub envoy_bin: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("configuration {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("configuration is not valid TOML at line {line}: {message}")]
+    Syntax {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// Settings that are unknown or not accepted.
+    #[error("{0}")]
+    Settings(Problems),
+}
+
+/// Reads one environment variable.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Finds and reads the configuration.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn load(overrides: &Overrides, env: Environment<'_>) -> Result<Config, Error> {
+    let named =
+        overrides.config.clone().or_else(|| text(env, "TORCHBEARER_CONFIG").map(Into::into));
+    let path = match named {
+        Some(path) => Some(path),
+        None => home(env, "XDG_CONFIG_HOME", ".config")
+            .map(|dir| dir.join("torchbearer/config.toml"))
+            .filter(|path| path.exists()),
+    };
+    let document = match path {
+        None => String::new(),
+        Some(path) => {
+            std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?
+        }
+    };
+    resolve(&document, overrides, env)
+}
+
+/// Resolves a configuration from its three sources.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn resolve(
+    document: &str,
+    overrides: &Overrides,
+    env: Environment<'_>,
+) -> Result<Config, Error> {
+    let mut problems = Problems::default();
+    let file = file::read(document, &mut problems)?;
+    let listener = listener(&file, overrides, env, &mut problems);
+    let client_keys = client_keys(&file, env, listener.host, &mut problems);
+    let rotation = rotation(&file, env, &mut problems);
+    let state_dir =
+        path(overrides.state_dir.as_ref(), env, "TORCHBEARER_STATE_DIR", file.state_dir).or_else(
+            || home(env, "XDG_STATE_HOME", ".local/state").map(|dir| dir.join("torchbearer")),
+        );
+    let state_dir = state_dir.unwrap_or_else(|| {
+        problems.unaccepted("state_dir", "unset", "a directory, or HOME in the environment");
+        PathBuf::new()
+    });
+    let socket = path(overrides.socket.as_ref(), env, "TORCHBEARER_SOCKET", file.socket)
+        .unwrap_or_else(|| state_dir.join("refresher.sock"));
+    // Both predecessors' variables for the same thing.
+    let grant_file = text(env, "GROK_PROXY_AUTH_STATE")
+        .or_else(|| text(env, "XAI_PROXY_TOKEN_PATH"))
+        .map(|path| expand(&path, env));
+    let envoy = Envoy {
+        bin: path(overrides.envoy_bin.as_ref(), env, "ENVOY_BIN", file.envoy.bin),
+        filter: path(overrides.filter.as_ref(), env, "TORCHBEARER_FILTER", file.envoy.filter),
+        concurrency: file.envoy.concurrency,
+        trusted_ca: file.envoy.trusted_ca,
+    };
+    let name = overrides.provider.clone().or_else(|| text(env, "TORCHBEARER_PROVIDER"));
+    let name = name.or(file.provider).unwrap_or_else(|| "xai".to_owned());
+    let provider = provider(&name, file.providers, &mut problems);
+    match provider {
+        Some(provider) if problems.is_empty() => Ok(Config {
+            provider,
+            state_dir,
+            socket,
+            grant_file,
+            listener,
+            client_keys,
+            rotation,
+            envoy,
+        }),
+        _ => Err(Error::Settings(problems)),
+    }
+}
+
+fn listener(
+    file: &File,
+    overrides: &Overrides,
+    env: Environment<'_>,
+    problems: &mut Problems,
+) -> Listener {
+    let default = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let host = match (&overrides.host, text(env, "PROXY_HOST")) {
+        (Some(flag), _) => problems.take("--host", value::host(flag)),
+        (None, Some(variable)) => problems.take("PROXY_HOST", value::host(&variable)),
+        (None, None) => file.host,
+    };
+    let port = match (overrides.port, text(env, "PROXY_PORT")) {
+        (Some(flag), _) => Some(flag),
+        (None, Some(variable)) => problems.take("PROXY_PORT", value::port(&variable)),
+        (None, None) => file.port,
+    };
+    Listener { host: host.unwrap_or(default), port: port.unwrap_or(DEFAULT_PORT) }
+}
+
+/// Invariant: a listener that others can reach does not serve without client keys.
+fn client_keys(
+    file: &File,
+    env: Environment<'_>,
+    host: IpAddr,
+    problems: &mut Problems,
+) -> Vec<ClientKey> {
+    let mut keys = file.client_keys.clone();
+    if let Some(key) = text(env, "PROXY_API_KEY") {
+        if !host.is_loopback() && key.len() < MIN_KEY_BYTES {
+            problems.unaccepted(
+                "PROXY_API_KEY",
+                "too short for a listener that is not on loopback",
+                &format!("a key of at least {MIN_KEY_BYTES} characters"),
+            );
+        }
+        if let Ok(id) = "default".parse() {
+            keys.push(ClientKey::new(id, key.as_bytes()));
+        }
+    }
+    if !host.is_loopback() && keys.is_empty() {
+        problems.unaccepted(
+            "client_keys",
+            &format!("empty, while the listener {host} is not on loopback"),
+            "a [client_keys] entry or PROXY_API_KEY, or a loopback address as host",
+        );
+    }
+    keys
+}
+
+fn rotation(file: &File, env: Environment<'_>, problems: &mut Problems) -> Rotation {
+    let window_s = match text(env, "TOKEN_REFRESH_WINDOW") {
+        Some(variable) => problems.take("TOKEN_REFRESH_WINDOW", value::window(&variable)),
+        None => file.window_s,
+    };
+    Rotation { window_s, spacing_s: file.spacing_s.unwrap_or(60) }
+}
+
+fn provider(
+    name: &str,
+    mut configured: Vec<(String, Fields)>,
+    problems: &mut Problems,
+) -> Option<Provider> {
+    let names: Vec<&str> = configured.iter().map(|(name, _)| name.as_str()).collect();
+    let mut known: Vec<&str> = preset::NAMES.iter().copied().chain(names).collect();
+    known.sort_unstable();
+    known.dedup();
+    let known = known.join(", ");
+    let own = configured.iter().position(|(own, _)| own == name);
+    let own = own.map(|index| configured.swap_remove(index).1);
+    let fields = match (own, preset::preset(name)) {
+        (Some(own), Some(preset)) => own.or(preset),
+        (Some(own), None) => own,
+        (None, Some(preset)) => preset,
+        (None, None) => {
+            problems.unaccepted("provider", &format!("{name:?}"), &format!("one of {known}"));
+            return None;
+        }
+    };
+    build(name, fields, problems)
+}
+
+fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider> {
+    let mut url = |field: &str, text: Option<String>| -> Option<Url> {
+        let text = text?;
+        let url = Url::parse(&text).ok().filter(|url| require_secure(url).is_ok());
+        if url.is_none() {
+            let setting = format!("providers.{name}.{field}");
+            let accepted = "an https URL without user name, or an http URL on loopback";
+            problems.unaccepted(&setting, &format!("{text:?}"), accepted);
+        }
+        url
+    };
+    let stated = (fields.issuer.is_some() || fields.token_endpoint.is_some(), &fields.upstream);
+    let stated = (stated.0, stated.1.is_some());
+    let issuer = url("issuer", fields.issuer);
+    let authorization_endpoint = url("authorization_endpoint", fields.authorization_endpoint);
+    let token_endpoint = url("token_endpoint", fields.token_endpoint);
+    let device = url("device_authorization_endpoint", fields.device_authorization_endpoint);
+    let upstream = url("upstream", fields.upstream);
+    let mut require = |met: bool, field: &str, accepted: &str| {
+        if !met {
+            problems.unaccepted(&format!("providers.{name}.{field}"), "unset", accepted);
+        }
+    };
+    require(stated.0, "issuer", "the issuer's URL, or a token_endpoint");
+    require(stated.1, "upstream", "the API's base URL");
+    require(fields.client_id.is_some(), "client_id", "the id of a public client");
+    Some(Provider {
+        name: name.to_owned(),
+        issuer,
+        authorization_endpoint,
+        token_endpoint,
+        device_authorization_endpoint: device,
+        client_id: fields.client_id?,
+        scopes: fields.scopes.unwrap_or_default(),
+        redirect_ports: fields.redirect_ports.unwrap_or_else(|| vec![56121]),
+        redirect_path: fields.redirect_path.unwrap_or_else(|| "/callback".to_owned()),
+        authorize_params: fields.authorize_params.unwrap_or_default(),
+        callback_origins: fields.callback_origins.unwrap_or_default(),
+        upstream: upstream?,
+    })
+}
+
+/// An unset and an empty variable are the same, as in the predecessors.
+fn text(env: Environment<'_>, name: &str) -> Option<String> {
+    env(name).filter(|value| !value.is_empty())
+}
+
+fn path(
+    flag: Option<&PathBuf>,
+    env: Environment<'_>,
+    name: &str,
+    file: Option<PathBuf>,
+) -> Option<PathBuf> {
+    flag.cloned()
+        .or_else(|| text(env, name).map(PathBuf::from))
+        .or(file)
+        .map(|path| path.to_str().map_or_else(|| path.clone(), |text| expand(text, env)))
+}
+
+/// A leading `~/` is the home directory, since a file has no shell to say so.
+fn expand(path: &str, env: Environment<'_>) -> PathBuf {
+    match (path.strip_prefix("~/"), text(env, "HOME")) {
+        (Some(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+fn home(env: Environment<'_>, variable: &str, default: &str) -> Option<PathBuf> {
+    // The XDG base directory specification: a relative path is to be ignored.
+    let stated = text(env, variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    stated.or_else(|| text(env, "HOME").map(|home| Path::new(&home).join(default)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! The TOML file.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use filter::client::ClientKey;
+use toml::Table;
+
+use super::problem::Problems;
+use super::section::Section;
+use super::{Envoy, Error, value};
+use crate::provider::preset::Fields;
+
+/// The file's settings, each valid or absent.
+#[derive(Default)]
+pub(super) struct File {
+    pub(super) provider: Option<String>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) host: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) client_keys: Vec<ClientKey>,
+    pub(super) window_s: Option<u64>,
+    pub(super) spacing_s: Option<u64>,
+    pub(super) envoy: Envoy,
+    pub(super) providers: Vec<(String, Fields)>,
+}
+
+/// Reads the file; bad settings go on the list.
+pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Error> {
+    let table: Table = document.parse().map_err(|error| syntax(document, &error))?;
+    let mut root = Section::new("", table);
+    let mut file = File {
+        provider: root.text("provider", problems),
+        state_dir: root.text("state_dir", problems).map(Into::into),
+        socket: root.text("socket", problems).map(Into::into),
+        ..File::default()
+    };
+    let mut listener = root.section("listener", problems);
+    if let Some(host) = listener.text("host", problems) {
+        file.host = problems.take("listener.host", value::host(&host));
+    }
+    let port = listener.number("port", 0..=u64::from(u16::MAX), value::PORT, problems);
+    file.port = port.and_then(|port| u16::try_from(port).ok());
+    listener.finish(problems);
+
+    const KEYS: &str = "client names with the SHA-256 of their keys, 64 hexadecimal digits";
+    for (name, digest) in root.map("client_keys", KEYS, problems).unwrap_or_default() {
+        match (name.parse(), digest.parse()) {
+            (Ok(id), Ok(sha256)) => {
+                let mut key = ClientKey::new(id, b"");
+                key.sha256 = sha256;
+                file.client_keys.push(key);
+            }
+            (Err(error), _) => {
+                problems.unaccepted("client_keys", &format!("{name:?}"), &lines(&error))
+            }
+            // The value is not shown: it may be the key itself.
+            (_, Err(error)) => {
+                problems.unaccepted(&format!("client_keys.{name}"), "not a digest", &lines(&error));
+            }
+        }
+    }
+
+    let mut rotation = root.section("rotation", problems);
+    file.window_s =
+        rotation.number("window", value::MIN_WINDOW_S..=u64::MAX, value::WINDOW, problems);
+    file.spacing_s = rotation.number("spacing", 1..=86_400, "seconds from 1 to 86400", problems);
+    rotation.finish(problems);
+
+    let mut envoy = root.section("envoy", problems);
+    let concurrency = envoy.number("concurrency", 1..=1024, "a number from 1 to 1024", problems);
+    file.envoy = Envoy {
+        bin: envoy.text("bin", problems).map(Into::into),
+        filter: envoy.text("filter", problems).map(Into::into),
+        concurrency: concurrency.and_then(|number| u32::try_from(number).ok()),
+        trusted_ca: envoy.text("trusted_ca", problems).map(Into::into),
+    };
+    envoy.finish(problems);
+
+    for (name, section) in root.sections("providers", problems) {
+        let fields = provider(section, problems);
+        if crate::store::is_name(&name) {
+            file.providers.push((name, fields));
+        } else {
+            let accepted = crate::store::NAME_RULE;
+            problems.unaccepted("providers", &format!("{name:?}"), accepted);
+        }
+    }
+    root.finish(problems);
+    Ok(file)
+}
+
+fn provider(mut section: Section, problems: &mut Problems) -> Fields {
+    const PARAMS: &str = "parameter names with strings";
+    let fields = Fields {
+        issuer: section.text("issuer", problems),
+        authorization_endpoint: section.text("authorization_endpoint", problems),
+        token_endpoint: section.text("token_endpoint", problems),
+        device_authorization_endpoint: section.text("device_authorization_endpoint", problems),
+        client_id: section.text("client_id", problems),
+        scopes: section.texts("scopes", problems),
+        redirect_ports: section.ports("redirect_ports", problems),
+        redirect_path: section.text("redirect_path", problems),
+        authorize_params: section
+            .map("authorize_params", PARAMS, problems)
+            .map(|pairs| pairs.into_iter().collect()),
+        callback_origins: section.texts("callback_origins", problems),
+        upstream: section.text("upstream", problems),
+    };
+    section.finish(problems);
+    fields
+}
+
+fn lines(error: &dyn std::error::Error) -> String {
+    error.to_string()
+}
+
+fn syntax(document: &str, error: &toml::de::Error) -> Error {
+    let offset = error.span().map_or(0, |span| span.start);
+    let line = 1 + document.bytes().take(offset).filter(|&byte| byte == b'\n').count();
+    let message = error.message().lines().next().unwrap_or_default().to_owned();
+    Error::Syntax { line, message }
+}

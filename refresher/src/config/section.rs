@@ -1,0 +1,156 @@
+//! A table of the file, emptied setting by setting: what is left over is unknown.
+
+use std::ops::RangeInclusive;
+
+use toml::{Table, Value};
+
+use super::problem::Problems;
+
+/// A table that is being read.
+pub(super) struct Section {
+    name: String,
+    table: Table,
+    known: Vec<&'static str>,
+}
+
+impl Section {
+    pub(super) fn new(name: &str, table: Table) -> Self {
+        Self { name: name.to_owned(), table, known: Vec::new() }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn refuse(&self, key: &str, value: &Value, accepted: &str, problems: &mut Problems) {
+        problems.unaccepted(&self.path(key), &shown(value), accepted);
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, problems: &mut Problems) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) if !text.is_empty() => Some(text),
+            other => {
+                self.refuse(key, &other, "a string that is not empty", problems);
+                None
+            }
+        }
+    }
+
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        accepted: &str,
+        problems: &mut Problems,
+    ) -> Option<u64> {
+        let value = self.take(key)?;
+        let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            self.refuse(key, &value, accepted, problems);
+        }
+        number
+    }
+
+    pub(super) fn texts(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Vec<String>> {
+        self.list(key, "a list of strings", |item| item.as_str().map(str::to_owned), problems)
+    }
+
+    pub(super) fn ports(&mut self, key: &'static str, problems: &mut Problems) -> Option<Vec<u16>> {
+        let port = |item: &Value| u16::try_from(item.as_integer()?).ok().filter(|&port| port > 0);
+        self.list(key, "a list of ports from 1 to 65535", port, problems)
+    }
+
+    fn list<T>(
+        &mut self,
+        key: &'static str,
+        accepted: &str,
+        parse: impl Fn(&Value) -> Option<T>,
+        problems: &mut Problems,
+    ) -> Option<Vec<T>> {
+        let value = self.take(key)?;
+        let items = value.as_array().and_then(|items| items.iter().map(parse).collect());
+        if items.is_none() {
+            self.refuse(key, &value, accepted, problems);
+        }
+        items
+    }
+
+    /// A table whose keys are the user's own, with strings as values.
+    pub(super) fn map(
+        &mut self,
+        key: &'static str,
+        accepted: &str,
+        problems: &mut Problems,
+    ) -> Option<Vec<(String, String)>> {
+        let value = self.take(key)?;
+        let pairs = value.as_table().and_then(|table| {
+            let pair = |(name, value): (&String, &Value)| {
+                value.as_str().map(|value| (name.clone(), value.to_owned()))
+            };
+            table.iter().map(pair).collect()
+        });
+        if pairs.is_none() {
+            // Not shown: what was meant as a digest may be the key itself.
+            problems.unaccepted(&self.path(key), "of another shape", accepted);
+        }
+        pairs
+    }
+
+    /// A table of settings; empty where the file has none.
+    pub(super) fn section(&mut self, key: &'static str, problems: &mut Problems) -> Self {
+        let path = self.path(key);
+        match self.take(key) {
+            Some(Value::Table(table)) => Self::new(&path, table),
+            Some(other) => {
+                self.refuse(key, &other, "a table", problems);
+                Self::new(&path, Table::new())
+            }
+            None => Self::new(&path, Table::new()),
+        }
+    }
+
+    /// A table of tables, each with a name of the user's.
+    pub(super) fn sections(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Vec<(String, Self)> {
+        let mut sections = Vec::new();
+        let outer = self.section(key, problems);
+        for (name, value) in outer.table {
+            let path = format!("{}.{name}", outer.name);
+            match value {
+                Value::Table(table) => sections.push((name, Self::new(&path, table))),
+                other => problems.unaccepted(&path, &shown(&other), "a table"),
+            }
+        }
+        sections
+    }
+
+    /// Reports what nobody asked for.
+    pub(super) fn finish(self, problems: &mut Problems) {
+        let accepted = self.known.join(", ");
+        for key in self.table.keys() {
+            problems.unaccepted(&self.path(key), "unknown setting", &accepted);
+        }
+    }
+}
+
+/// A value in one short line.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?}"),
+        Value::Integer(number) => number.to_string(),
+        other => format!("a {}", other.type_str()),
+    }
+}

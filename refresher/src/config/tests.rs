@@ -1,0 +1,128 @@
+use super::*;
+use std::collections::HashMap;
+
+fn with(document: &str, env: &[(&str, &str)]) -> Result<Config, Error> {
+    let mut variables: HashMap<String, String> =
+        env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    variables.entry("HOME".into()).or_insert("/home/u".into());
+    resolve(document, &Overrides::default(), &|name| variables.get(name).cloned())
+}
+
+fn refusal(document: &str, env: &[(&str, &str)]) -> String {
+    with(document, env).unwrap_err().to_string()
+}
+
+const DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+#[test]
+fn nothing_set_is_the_xai_preset_on_loopback() {
+    let config = with("", &[]).unwrap();
+    assert_eq!(config.provider.name, "xai");
+    assert_eq!(config.provider.issuer.unwrap().as_str(), "https://auth.x.ai/");
+    assert_eq!(config.provider.redirect_ports, [56121]);
+    assert_eq!(config.state_dir, Path::new("/home/u/.local/state/torchbearer"));
+    assert_eq!(config.socket, Path::new("/home/u/.local/state/torchbearer/refresher.sock"));
+    assert_eq!(config.listener.host.to_string(), "127.0.0.1");
+    assert_eq!(config.listener.port, 9996);
+    assert_eq!(config.rotation, Rotation { window_s: None, spacing_s: 60 });
+    assert!(config.client_keys.is_empty());
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let document = "[listener]\nport = 1\nhost = \"127.0.0.2\"\n[rotation]\nwindow = 40\n";
+    assert_eq!(with(document, &[]).unwrap().listener.port, 1);
+    let env = [("PROXY_PORT", "2"), ("TOKEN_REFRESH_WINDOW", "300")];
+    let config = with(document, &env).unwrap();
+    assert_eq!((config.listener.port, config.rotation.window_s), (2, Some(300)));
+    let flags = Overrides { port: Some(3), ..Overrides::default() };
+    let config = resolve(document, &flags, &|name| (name == "HOME").then(|| "/h".into())).unwrap();
+    assert_eq!(config.listener.port, 3);
+    assert_eq!(config.listener.host.to_string(), "127.0.0.2");
+}
+
+#[test]
+fn a_preset_is_overridden_field_by_field() {
+    let document = "provider = \"demo\"\n[providers.demo]\nissuer = \"http://127.0.0.1:7\"\n";
+    let provider = with(document, &[]).unwrap().provider;
+    assert_eq!(provider.issuer.unwrap().as_str(), "http://127.0.0.1:7/");
+    assert_eq!(provider.client_id, "torchbearer-demo");
+}
+
+#[test]
+fn another_provider_needs_only_configuration() {
+    let document = "provider = \"acme\"\n[providers.acme]\nclient_id = \"c\"\n\
+        token_endpoint = \"https://id.acme.example/token\"\nupstream = \"https://api.acme.example\"\n\
+        authorize_params = { plan = \"generic\" }\nredirect_ports = [8123]\n";
+    let provider = with(document, &[]).unwrap().provider;
+    assert_eq!(provider.authorize_params["plan"], "generic");
+    assert_eq!(provider.redirect_ports, [8123]);
+}
+
+#[test]
+fn all_bad_settings_are_named_at_once_with_what_is_accepted() {
+    let document = "provder = \"xai\"\nstate_dir = 7\n[listener]\nport = 70000\nprot = 1\n\
+        [rotation]\nwindow = 29\nspacing = 0\n[providers.xai]\nissuer = \"http://auth.x.ai\"\nx = 1\n";
+    let message = refusal(document, &[("PROXY_HOST", "::zz")]);
+    let lines: Vec<&str> = message.lines().collect();
+    for expected in [
+        "provder: unknown setting; accepted: provider, state_dir, socket, listener,",
+        "state_dir: 7; accepted: a string",
+        "listener.port: 70000; accepted: a port from 0 to 65535",
+        "listener.prot: unknown setting; accepted: host, port",
+        "rotation.window: 29; accepted: seconds, at least 30",
+        "rotation.spacing: 0; accepted: seconds from 1",
+        "providers.xai.issuer: \"http://auth.x.ai\"; accepted: an https URL",
+        "providers.xai.x: unknown setting; accepted: issuer,",
+        "PROXY_HOST: \"::zz\"; accepted: an IP address or localhost",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(expected)), "{expected}\n{message}");
+    }
+    assert_eq!(lines.len(), 9, "{message}");
+}
+
+#[test]
+fn an_unknown_provider_is_told_the_known_ones() {
+    let document = "provider = \"acme\"\n[providers.other]\nclient_id = \"c\"\n";
+    let message = refusal(document, &[]);
+    assert_eq!(message, "provider: \"acme\"; accepted: one of demo, other, xai");
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_by_line() {
+    assert!(
+        refusal("a = 1\nb = = 2\n", &[]).starts_with("configuration is not valid TOML at line 2")
+    );
+}
+
+#[test]
+fn an_open_listener_needs_client_keys_that_are_long_enough() {
+    let open = ("PROXY_HOST", "0.0.0.0");
+    assert!(refusal("", &[open]).starts_with("client_keys: empty, while the listener 0.0.0.0"));
+    let short = refusal("", &[open, ("PROXY_API_KEY", "short-key")]);
+    assert!(short.starts_with("PROXY_API_KEY: too short"), "{short}");
+    assert!(!short.contains("short-key"));
+    assert!(with("", &[open, ("PROXY_API_KEY", "0123456789abcdef")]).is_ok());
+    assert!(with("", &[("PROXY_API_KEY", "short-key")]).is_ok());
+    let document = format!("[client_keys]\nalice = \"{DIGEST}\"\n");
+    let config = with(&document, &[open]).unwrap();
+    assert_eq!(config.client_keys[0].sha256.to_string(), DIGEST);
+}
+
+#[test]
+fn a_key_written_where_its_digest_belongs_is_not_shown() {
+    let message = refusal("[client_keys]\nalice = \"my-plain-key\"\nbob = 7\n", &[]);
+    assert!(message.starts_with("client_keys"), "{message}");
+    assert!(!message.contains("my-plain-key"));
+    let message = refusal("[client_keys]\nalice = \"my-plain-key\"\n", &[]);
+    assert!(message.contains("client_keys.alice: not a digest"), "{message}");
+    assert!(!message.contains("my-plain-key"));
+}
+
+#[test]
+fn the_predecessors_variables_mean_the_same() {
+    let config = with("", &[("GROK_PROXY_AUTH_STATE", "~/auth_state.json")]).unwrap();
+    assert_eq!(config.grant_file.unwrap(), Path::new("/home/u/auth_state.json"));
+    let config = with("", &[("XAI_PROXY_TOKEN_PATH", "/t/tokens.json")]).unwrap();
+    assert_eq!(config.grant_file.unwrap(), Path::new("/t/tokens.json"));
+}

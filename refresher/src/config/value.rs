@@ -1,0 +1,31 @@
+//! Values as text, parsed into their types; the same for the file, the environment and flags.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::problem::Refused;
+
+/// The shortest refresh window, in seconds.
+pub(super) const MIN_WINDOW_S: u64 = 30;
+
+pub(super) const PORT: &str = "a port from 0 to 65535";
+pub(super) const WINDOW: &str = "seconds, at least 30";
+
+pub(super) fn host(text: &str) -> Result<IpAddr, Refused> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| refused(text, "an IP address or localhost"))
+}
+
+pub(super) fn port(text: &str) -> Result<u16, Refused> {
+    text.trim().parse().map_err(|_| refused(text, PORT))
+}
+
+pub(super) fn window(text: &str) -> Result<u64, Refused> {
+    let window = text.trim().parse().ok().filter(|&window| window >= MIN_WINDOW_S);
+    window.ok_or_else(|| refused(text, WINDOW))
+}
+
+fn refused(text: &str, accepted: &'static str) -> Refused {
+    Refused { found: format!("{text:?}"), accepted }
+}

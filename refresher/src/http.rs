@@ -1,0 +1,152 @@
+//! The one outgoing HTTP client: bounded in time and size, never redirected.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use rustls::{ClientConfig, RootCertStore};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::oauth::answer::Response;
+use crate::oauth::request::Request;
+use crate::provider::{Insecure, is_loopback, require_secure};
+
+/// The longest that one exchange takes, from the first byte out to the last byte in.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// The largest answer that is read, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// Why an exchange brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address must not be asked.
+    #[error("address refused")]
+    Insecure(#[from] Insecure),
+    /// The client cannot be built, for example without a system trust store.
+    #[error("http client cannot be set up")]
+    Setup(#[source] reqwest::Error),
+    /// The connection never opened: the provider has seen nothing.
+    #[error("provider cannot be reached")]
+    NotSent(#[source] reqwest::Error),
+    /// The request may have arrived, but its answer did not.
+    #[error("provider did not answer")]
+    Unanswered(#[source] reqwest::Error),
+    /// The answer is larger than [`MAX_BYTES`].
+    #[error("provider answered with more than {MAX_BYTES} bytes")]
+    TooLarge,
+}
+
+impl Error {
+    /// Whether the provider can have acted on the request.
+    pub fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::Unanswered(_) | Self::TooLarge)
+    }
+
+    /// The error in a word, for health and logs.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Insecure(_) => "address_refused",
+            Self::Setup(_) => "client_setup",
+            Self::NotSent(_) => "connect",
+            Self::Unanswered(error) if error.is_timeout() => "timeout",
+            Self::Unanswered(_) => "no_answer",
+            Self::TooLarge => "answer_too_large",
+        }
+    }
+}
+
+/// Sends a request and reads the whole answer.
+///
+/// The client lives for this one exchange: they are minutes apart, and a trust store held in
+/// between would be most of the process's memory.
+///
+/// # Errors
+///
+/// See [`Error`]. An answer of any status is no error.
+pub async fn send(request: &Request) -> Result<Response, Error> {
+    require_secure(&request.url)?;
+    exchange(&client(&request.url)?, request).await
+}
+
+/// Asks the server on a unix socket for a path, within `deadline`. Without a form it is a `GET`.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn ask_socket(
+    socket: &Path,
+    path: &str,
+    post: bool,
+    deadline: Duration,
+) -> Result<Response, Error> {
+    let client = plain().unix_socket(socket).timeout(deadline).build().map_err(Error::Setup)?;
+    let url = format!("http://localhost{path}");
+    let request = if post { client.post(url) } else { client.get(url) };
+    receive(request).await
+}
+
+async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Response, Error> {
+    let builder = match &request.form {
+        None => client.get(request.url.clone()),
+        Some(form) => client
+            .post(request.url.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.expose().to_owned()),
+    };
+    receive(builder.header(ACCEPT, "application/json")).await
+}
+
+async fn receive(request: reqwest::RequestBuilder) -> Result<Response, Error> {
+    let mut answer = request.send().await.map_err(failure)?;
+    let retry_after = answer.headers().get(RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = answer.chunk().await.map_err(failure)? {
+        if body.len() + chunk.len() > MAX_BYTES {
+            return Err(Error::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Response { status: answer.status().as_u16(), retry_after, body })
+}
+
+/// The address is dropped from the error: an authorize or callback URL in a log is a secret.
+fn failure(error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    if error.is_builder() {
+        Error::Setup(error)
+    } else if error.is_connect() {
+        Error::NotSent(error)
+    } else {
+        Error::Unanswered(error)
+    }
+}
+
+fn client(url: &Url) -> Result<reqwest::Client, Error> {
+    // A second installation changes nothing and says so; that is no error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder =
+        if url.scheme() == "http" { plain() } else { reqwest::Client::builder().https_only(true) };
+    // A proxy could not reach our loopback, and must not see what is for it alone.
+    let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
+    builder
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(DEADLINE)
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(Error::Setup)
+}
+
+/// A client that speaks no TLS, with an empty trust store so that none is loaded.
+fn plain() -> reqwest::ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let tls = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+}

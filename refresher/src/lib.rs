@@ -1,0 +1,25 @@
+//! Torchbearer's sidecar: it logs in to an OAuth 2.0 provider, keeps the access token fresh, and
+//! publishes it to the filter in Envoy over a unix socket.
+//!
+//! Decisions are plain functions over plain types: [`oauth`] builds requests and reads answers,
+//! [`rotation`] says when to spend a grant, [`schedule`] when that is due, [`config`] what a
+//! setting means. Time, randomness, sockets and files are met at the edge only: [`clock`],
+//! [`http`], [`store`], [`serve`], [`up`] and the interactive half of [`login`].
+
+pub mod bootstrap;
+pub mod chain;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod login;
+pub mod oauth;
+pub mod provider;
+pub mod publish;
+pub mod rotation;
+pub mod schedule;
+pub mod secret;
+pub mod serve;
+pub mod status;
+pub mod store;
+pub mod up;

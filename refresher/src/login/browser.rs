@@ -1,0 +1,212 @@
+//! The login in a browser on this machine (RFC 8252): PKCE and a loopback callback, or a code
+//! pasted into the terminal.
+
+use std::io::{BufRead as _, IsTerminal as _, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use url::Url;
+
+use super::callback::{self, Callback, Expected};
+use super::listen::{self, Arrival};
+use super::pages::Page;
+use super::{Error, granted, keep};
+use crate::config::Config;
+use crate::http;
+use crate::oauth::authorize::{self, Attempt, Client};
+use crate::oauth::request;
+use crate::provider::{Endpoints, discovery};
+use crate::secret::Secret;
+use crate::store::Store;
+
+/// How long a login waits for the user unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long the browser may take to fetch its last page.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How to log in.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether to open a browser, besides printing the address.
+    pub open: bool,
+    /// How long to wait for the user.
+    pub timeout: Duration,
+}
+
+/// Logs in by browser. What the user must do is written to `out`.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn login(
+    config: &Config,
+    credential: &str,
+    options: Options,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let store = Store::open(config, credential)?;
+    let provider = &config.provider;
+    let endpoints = discovery::resolve(provider).await?;
+    let Some(endpoint) = endpoints.authorization.clone() else {
+        return Err(Error::NoEndpoint {
+            provider: provider.name.clone(),
+            endpoint: "authorization_endpoint",
+            instead: "log in with --device",
+        });
+    };
+    let (listener, port) = listen::bind(&provider.redirect_ports).await?;
+    // The literal address, as RFC 8252, section 7.3, asks for and providers register it.
+    let redirect_uri = format!("http://127.0.0.1:{port}{}", provider.redirect_path);
+    let attempt = Attempt::fresh();
+    let client = Client {
+        id: &provider.client_id,
+        scopes: &provider.scopes,
+        params: &provider.authorize_params,
+        redirect_uri: &redirect_uri,
+    };
+    let url = authorize::url(&endpoint, &client, &attempt)
+        .ok_or_else(|| Error::RedirectPath { path: provider.redirect_path.clone() })?;
+    let expected = Arc::new(Expected {
+        path: provider.redirect_path.clone(),
+        state: attempt.state.clone(),
+        issuer: endpoints.issuer.clone(),
+    });
+    let (arrivals, mut arrived) = mpsc::channel(1);
+    let (end, ended) = oneshot::channel();
+    let origins = origins(config, &endpoints, &endpoint);
+    let serving = listen::serve(listener, expected.clone(), origins, arrivals, ended);
+    let serving = tokio::spawn(serving);
+    let pasted = std::io::stdin().is_terminal().then(lines);
+    invite(&url, options.open, pasted.is_some(), out);
+
+    let waiting = wait(&mut arrived, pasted, &expected, out);
+    let (callback, reply) =
+        tokio::time::timeout(options.timeout, waiting).await.map_err(|_| Error::Expired)?;
+    let redemption = Redemption { config, store: &store, endpoints, redirect_uri: &redirect_uri };
+    let result = redemption.conclude(callback, &attempt.code_verifier).await;
+    if let Some(reply) = reply {
+        let page = match &result {
+            Ok(()) => Page::LoggedIn,
+            Err(Error::Denied) => Page::Denied,
+            Err(_) => Page::Failed,
+        };
+        // A browser that has gone needs no page.
+        let _ = reply.send(page);
+    }
+    let _ = end.send(());
+    // Only a courtesy to the browser: the login stands or falls without it.
+    let _ = tokio::time::timeout(FAREWELL, serving).await;
+    result
+}
+
+struct Redemption<'a> {
+    config: &'a Config,
+    store: &'a Store,
+    endpoints: Endpoints,
+    redirect_uri: &'a str,
+}
+
+impl Redemption<'_> {
+    async fn conclude(self, callback: Callback, code_verifier: &Secret) -> Result<(), Error> {
+        let code = match callback {
+            Callback::Code(code) => code,
+            Callback::Refused(Some(code)) if code.as_str() != "access_denied" => {
+                return Err(Error::Refused(code));
+            }
+            _ => return Err(Error::Denied),
+        };
+        let request = request::redeem_code(
+            &self.endpoints.token,
+            &self.config.provider.client_id,
+            &code,
+            self.redirect_uri,
+            code_verifier,
+        );
+        let granted = granted(&http::send(&request).await?)?;
+        keep(self.config, self.store, self.endpoints, granted).await
+    }
+}
+
+/// The pages that may call the callback from a script: the provider's own.
+fn origins(config: &Config, endpoints: &Endpoints, authorization: &Url) -> Arc<[String]> {
+    let issuer = endpoints.issuer.as_deref().and_then(|issuer| Url::parse(issuer).ok());
+    let own = issuer.iter().chain([authorization]).map(|url| url.origin().ascii_serialization());
+    own.chain(config.provider.callback_origins.iter().cloned()).collect()
+}
+
+/// Waits for a callback or a pasted line that ends the login.
+async fn wait(
+    arrived: &mut mpsc::Receiver<Arrival>,
+    mut pasted: Option<mpsc::Receiver<String>>,
+    expected: &Expected,
+    out: &mut impl Write,
+) -> (Callback, Option<oneshot::Sender<Page>>) {
+    loop {
+        tokio::select! {
+            Some((callback, reply)) = arrived.recv() => return (callback, Some(reply)),
+            Some(line) = next_line(&mut pasted) => {
+                match callback::judge_pasted(&line, expected) {
+                    Callback::OtherAttempt => {
+                        let _ = writeln!(out, "that address is of another login; still waiting");
+                    }
+                    Callback::NotFound => {}
+                    callback => return (callback, None),
+                }
+            }
+        }
+    }
+}
+
+async fn next_line(pasted: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    match pasted {
+        Some(lines) => match lines.recv().await {
+            Some(line) => Some(line),
+            // The terminal has ended; the browser can still come back.
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// The lines of the terminal. The thread is left behind at the end: a read cannot be called off.
+fn lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn invite(url: &Url, open: bool, can_paste: bool, out: &mut impl Write) {
+    let opened = open && open_browser(url);
+    let first = if opened { "your browser should open; if not, open" } else { "open" };
+    // A terminal that is gone is no reason to stop: the browser may be open already.
+    let _ = writeln!(out, "{first} {url}");
+    if can_paste {
+        let _ = writeln!(out, "or paste the code, or the address you end on, here:");
+    }
+    let _ = out.flush();
+}
+
+/// Starts a browser: `$BROWSER`, else what the desktop has.
+fn open_browser(url: &Url) -> bool {
+    let configured = std::env::var("BROWSER").ok().filter(|browser| !browser.is_empty());
+    let default = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let configured = configured.unwrap_or_else(|| default.to_owned());
+    configured.split(':').any(|browser| {
+        Command::new(browser)
+            .arg(url.as_str())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .is_ok()
+    })
+}

@@ -1,0 +1,143 @@
+//! What comes back from the browser, and what of it counts.
+
+use url::{Url, form_urlencoded};
+
+use crate::oauth::ErrorCode;
+use crate::secret::Secret;
+
+/// What the callback of the login under way looks like.
+#[derive(Debug)]
+pub struct Expected {
+    /// The registered path.
+    pub path: String,
+    /// The state of this attempt.
+    pub state: Secret,
+    /// What the provider calls itself, where it is known.
+    pub issuer: Option<String>,
+}
+
+/// What a request or a pasted text amounts to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Callback {
+    /// The code of this login.
+    Code(Secret),
+    /// The provider's refusal of this login.
+    Refused(Option<ErrorCode>),
+    /// Of another login, or forged, or incomplete: goes on waiting.
+    OtherAttempt,
+    /// No callback at all.
+    NotFound,
+}
+
+/// Judges a request to the callback listener by its path and query.
+///
+/// Only what carries the right `state` ends the login (RFC 6749, section 10.12), an error too: a
+/// stray or forged request must not.
+pub fn judge(path: &str, query: &str, expected: &Expected) -> Callback {
+    if path != expected.path {
+        return Callback::NotFound;
+    }
+    let fields: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    // RFC 6749, section 3.1: a parameter must not come twice. Then none of them counts.
+    let field = |name: &str| {
+        let mut values = fields.iter().filter(|(field, _)| field == name);
+        values.next().filter(|_| values.next().is_none()).map(|(_, value)| value.as_str())
+    };
+    let state = field("state").map(|state| Secret::new(state.to_owned()));
+    if state.is_none_or(|state| state.fingerprint() != expected.state.fingerprint()) {
+        return Callback::OtherAttempt;
+    }
+    // RFC 9207, section 2.4: where `iss` is there, it must be the provider we asked.
+    if let (Some(named), Some(issuer)) = (field("iss"), &expected.issuer)
+        && named.trim_end_matches('/') != issuer.trim_end_matches('/')
+    {
+        return Callback::OtherAttempt;
+    }
+    match (field("error"), field("code")) {
+        (Some(error), _) => Callback::Refused(ErrorCode::parse(error)),
+        (None, Some(code)) if !code.is_empty() => Callback::Code(Secret::new(code.to_owned())),
+        _ => Callback::OtherAttempt,
+    }
+}
+
+/// Judges a pasted line: the whole address that the browser ended on, or the bare code that a
+/// provider showed.
+pub fn judge_pasted(line: &str, expected: &Expected) -> Callback {
+    let line = line.trim();
+    if let Ok(url) = Url::parse(line) {
+        return judge(&expected.path, url.query().unwrap_or_default(), expected);
+    }
+    let visible = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic());
+    if visible { Callback::Code(Secret::new(line.to_owned())) } else { Callback::NotFound }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn expected() -> Expected {
+        Expected {
+            path: "/callback".into(),
+            state: Secret::new("right".into()),
+            issuer: Some("https://id.example".into()),
+        }
+    }
+
+    fn code(code: &str) -> Callback {
+        Callback::Code(Secret::new(code.into()))
+    }
+
+    #[test]
+    fn only_the_right_state_ends_a_login() {
+        let refused = |code: &str| Callback::Refused(ErrorCode::parse(code));
+        for (path, query, callback) in [
+            ("/callback", "code=c&state=right", code("c")),
+            ("/callback", "state=right&code=a%2Bb", code("a+b")),
+            ("/callback", "code=c&state=right&iss=https%3A%2F%2Fid.example", code("c")),
+            ("/callback", "code=c&state=right&iss=https://evil.example", Callback::OtherAttempt),
+            ("/callback", "code=c&state=wrong", Callback::OtherAttempt),
+            ("/callback", "code=c&state=", Callback::OtherAttempt),
+            ("/callback", "code=c", Callback::OtherAttempt),
+            ("/callback", "", Callback::OtherAttempt),
+            ("/callback", "state=right", Callback::OtherAttempt),
+            ("/callback", "state=right&code=", Callback::OtherAttempt),
+            ("/callback", "code=c&state=right&state=right", Callback::OtherAttempt),
+            ("/callback", "code=c&code=d&state=right", Callback::OtherAttempt),
+            ("/callback", "error=access_denied&state=right", refused("access_denied")),
+            ("/callback", "error=access_denied&state=right&code=c", refused("access_denied")),
+            ("/callback", "error=<b>&state=right", Callback::Refused(None)),
+            ("/callback", "error=access_denied", Callback::OtherAttempt),
+            ("/callback", "error=access_denied&state=wrong", Callback::OtherAttempt),
+            ("/favicon.ico", "", Callback::NotFound),
+            ("/", "code=c&state=right", Callback::NotFound),
+            ("/callback/", "code=c&state=right", Callback::NotFound),
+        ] {
+            assert_eq!(judge(path, query, &expected()), callback, "{path}?{query}");
+        }
+    }
+
+    #[test]
+    fn the_code_or_the_whole_address_can_be_pasted() {
+        for (line, callback) in [
+            ("abc-123\n", code("abc-123")),
+            ("  abc  ", code("abc")),
+            ("http://127.0.0.1:56121/callback?code=c&state=right", code("c")),
+            ("http://127.0.0.1:56121/callback?code=c&state=wrong", Callback::OtherAttempt),
+            ("http://127.0.0.1:56121/callback?code=c", Callback::OtherAttempt),
+            ("", Callback::NotFound),
+            ("two words", Callback::NotFound),
+        ] {
+            assert_eq!(judge_pasted(line, &expected()), callback, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_without_the_state_ends_a_login(path in ".{0,20}", query in ".{0,80}") {
+            prop_assume!(!query.contains("right"));
+            let callback = judge(&path, &query, &expected());
+            prop_assert!(matches!(callback, Callback::OtherAttempt | Callback::NotFound));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! OAuth 2.0 as plain requests and plain answers. Nothing here opens a socket or reads a clock.
+
+pub mod answer;
+pub mod authorize;
+pub mod device;
+pub mod lifetime;
+pub mod request;
+pub mod retry_after;
+
+use std::fmt;
+
+/// An error code of a provider, safe to print: 1 to 64 of the characters `A-Z a-z 0-9 _ -`.
+///
+/// Nothing else of a provider's error is kept: descriptions and bodies may carry anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorCode(String);
+
+impl ErrorCode {
+    /// The longest code that is kept, in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Keeps a code that is safe to print.
+    pub fn parse(code: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        let good = (1..=Self::MAX_BYTES).contains(&code.len()) && code.bytes().all(allowed);
+        good.then(|| Self(code.to_owned()))
+    }
+
+    /// The code.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_words_are_error_codes() {
+        for good in ["invalid_grant", "slow_down", "A-1"] {
+            assert_eq!(ErrorCode::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "two words", "a\nb", "<b>", "ümlaut", &"x".repeat(65)] {
+            assert_eq!(ErrorCode::parse(bad), None, "{bad}");
+        }
+    }
+}

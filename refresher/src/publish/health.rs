@@ -1,0 +1,147 @@
+//! What `/health` and `/ready` say.
+
+use std::collections::BTreeMap;
+
+use filter::bundle::DEFAULT_CREDENTIAL;
+use serde::{Deserialize, Serialize};
+
+use crate::provider::Provider;
+
+/// The state of one credential, without its secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `ready`, `login_required` or `unavailable`, as in the bundle.
+    pub state: String,
+    /// Why it is not ready, in a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The token's generation.
+    pub generation: Option<u64>,
+    /// When the token expires, in Unix seconds.
+    pub expires_at: Option<u64>,
+    /// Where its refresh token is exchanged.
+    pub token_endpoint: Option<String>,
+    /// Why the grant could not be read or written, while that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
+    /// How the refreshes went.
+    pub oauth_refresh: Refreshes,
+}
+
+impl Status {
+    /// Whether a valid token is published.
+    pub fn is_ready(&self) -> bool {
+        self.state == "ready"
+    }
+}
+
+/// How the refreshes of a credential went since the start. The names are the Python
+/// predecessor's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshes {
+    /// In Unix seconds.
+    pub last_refresh_at: Option<u64>,
+    /// `success` or `failure`.
+    pub last_refresh_status: Option<String>,
+    /// The class of the last failure, in a word.
+    pub last_refresh_error_class: Option<String>,
+    /// Whether the last success brought a new refresh token.
+    pub refresh_token_rotated: bool,
+    /// Successes.
+    pub refresh_success_count: u64,
+    /// Failures.
+    pub refresh_failure_count: u64,
+}
+
+/// The body of `/health`. The fields of the default credential stand at the top, under the names
+/// of the Python predecessor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or `degraded` while a credential is not ready or has an alarm.
+    pub status: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The API's base address.
+    pub api_base: String,
+    /// When the default credential's token expires, in Unix seconds.
+    pub token_expires_at: Option<u64>,
+    /// In how many seconds that is.
+    pub token_seconds_to_expiry: Option<u64>,
+    /// Where its refresh token is exchanged.
+    pub token_endpoint: Option<String>,
+    /// How its refreshes went.
+    pub oauth_refresh: Refreshes,
+    /// The bundle's generation.
+    pub generation: u64,
+    /// All credentials by name.
+    pub credentials: BTreeMap<String, Status>,
+}
+
+/// Sums up the credentials at `unix`, in Unix seconds.
+pub fn sum_up(
+    provider: &Provider,
+    credentials: BTreeMap<String, Status>,
+    generation: u64,
+    unix: u64,
+) -> Health {
+    let default = credentials.get(DEFAULT_CREDENTIAL).cloned().unwrap_or_default();
+    let well = |status: &Status| status.is_ready() && status.alarm.is_none();
+    let ok = !credentials.is_empty() && credentials.values().all(well);
+    Health {
+        status: if ok { "ok" } else { "degraded" }.to_owned(),
+        provider: provider.name.clone(),
+        api_base: provider.upstream.as_str().trim_end_matches('/').to_owned(),
+        token_expires_at: default.expires_at,
+        token_seconds_to_expiry: default.expires_at.map(|at| at.saturating_sub(unix)),
+        token_endpoint: default.token_endpoint,
+        oauth_refresh: default.oauth_refresh,
+        generation,
+        credentials,
+    }
+}
+
+/// The body of `/ready`, and whether that is good news: a valid token is being published.
+pub fn readiness(credentials: &BTreeMap<String, Status>) -> (bool, Readiness) {
+    if credentials.values().any(Status::is_ready) {
+        return (true, Readiness { ready: true, state: "ready".to_owned(), reason: None });
+    }
+    let status = credentials.get(DEFAULT_CREDENTIAL).or_else(|| credentials.values().next());
+    let state = status.map_or("starting", |status| status.state.as_str()).to_owned();
+    let reason = status.and_then(|status| status.reason.clone());
+    (false, Readiness { ready: false, state, reason })
+}
+
+/// The body of `/ready`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether a valid token is being published.
+    pub ready: bool,
+    /// As in the bundle.
+    pub state: String,
+    /// Why not, in a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: &str, reason: Option<&str>) -> Status {
+        Status { state: state.to_owned(), reason: reason.map(str::to_owned), ..Status::default() }
+    }
+
+    #[test]
+    fn ready_needs_a_published_token() {
+        assert!(!readiness(&BTreeMap::new()).0);
+        let mut credentials = BTreeMap::from([(
+            DEFAULT_CREDENTIAL.to_owned(),
+            status("login_required", Some("invalid_grant")),
+        )]);
+        let (ready, body) = readiness(&credentials);
+        assert!(!ready);
+        assert_eq!(body.reason.as_deref(), Some("invalid_grant"));
+        credentials.insert("bob".to_owned(), status("ready", None));
+        assert!(readiness(&credentials).0);
+    }
+}

@@ -1,0 +1,145 @@
+//! The server on the unix socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use filter::bundle::{BUNDLE_PATH, REJECTIONS_PATH, Rejection, RejectionRefusal};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::provider::Provider;
+use crate::publish::health;
+use crate::publish::{Published, Publisher};
+use crate::rotation::Settlement;
+use crate::serve::desk::Desk;
+
+/// The largest body of a request, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// The longest that a poll can wait, in seconds.
+pub const MAX_WAIT_S: u64 = 60;
+
+/// Where `login` says that a grant has changed.
+pub const RELOAD_PATH: &str = "/v1/reload";
+
+/// What the handlers share.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Whose tokens these are.
+    pub provider: Arc<Provider>,
+    /// Where bundles come from.
+    pub publisher: Publisher,
+    /// Where rejections go.
+    pub desk: Desk,
+}
+
+/// The routes of the socket.
+pub fn router(service: Service) -> Router {
+    Router::new()
+        .route(BUNDLE_PATH, get(bundle))
+        .route(REJECTIONS_PATH, post(reject))
+        .route(RELOAD_PATH, post(reload))
+        .route("/health", get(report_health))
+        .route("/ready", get(report_readiness))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .with_state(service)
+}
+
+#[derive(Deserialize)]
+struct Poll {
+    #[serde(default)]
+    generation: u64,
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn bundle(State(service): State<Service>, Query(poll): Query<Poll>) -> Response {
+    let mut published = service.publisher.subscribe();
+    let wait = Duration::from_secs(poll.wait.min(MAX_WAIT_S));
+    let differs = |published: &Published| {
+        published.generation != 0 && published.generation != poll.generation
+    };
+    match tokio::time::timeout(wait, next(&mut published, differs)).await {
+        Ok(Some(document)) => json_bytes(StatusCode::OK, document),
+        Ok(None) | Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+async fn next(
+    published: &mut watch::Receiver<Published>,
+    wanted: impl FnMut(&Published) -> bool,
+) -> Option<Bytes> {
+    published.wait_for(wanted).await.ok().map(|published| published.document.clone())
+}
+
+async fn reject(State(service): State<Service>, body: Bytes) -> Response {
+    let Ok(rejection) = serde_json::from_slice::<Rejection>(&body) else {
+        let refusal = RejectionRefusal { error: "invalid_request".to_owned(), retry_after: None };
+        return json(StatusCode::BAD_REQUEST, &refusal);
+    };
+    let Rejection { credential, generation, status } = rejection;
+    tracing::info!(%credential, generation, status, "the upstream refused a token");
+    match service.desk.reject(&credential, generation).await {
+        Some(Settlement::Replaced) => {
+            let document = service.publisher.subscribe().borrow().document.clone();
+            json_bytes(StatusCode::OK, document)
+        }
+        Some(Settlement::LoginRequired) => {
+            let refusal =
+                RejectionRefusal { error: "login_required".to_owned(), retry_after: None };
+            json(StatusCode::CONFLICT, &refusal)
+        }
+        Some(Settlement::Unavailable { retry_after_s }) => unavailable(retry_after_s),
+        Some(Settlement::Pending) => unavailable(1),
+        None => {
+            let error = "unknown_credential".to_owned();
+            json(StatusCode::NOT_FOUND, &RejectionRefusal { error, retry_after: None })
+        }
+    }
+}
+
+fn unavailable(seconds: u64) -> Response {
+    let error = "unavailable".to_owned();
+    let refusal = RejectionRefusal { error, retry_after: Some(seconds) };
+    let mut response = json(StatusCode::SERVICE_UNAVAILABLE, &refusal);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+async fn reload(State(service): State<Service>) -> StatusCode {
+    service.desk.reload();
+    StatusCode::NO_CONTENT
+}
+
+async fn report_health(State(service): State<Service>) -> Response {
+    let statuses = service.publisher.statuses();
+    let generation = service.publisher.subscribe().borrow().generation;
+    let unix = clock::now().unix();
+    json(StatusCode::OK, &health::sum_up(&service.provider, statuses, generation, unix))
+}
+
+async fn report_readiness(State(service): State<Service>) -> Response {
+    let (ready, body) = health::readiness(&service.publisher.statuses());
+    json(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
+    json_bytes(status, serde_json::to_vec(body).unwrap_or_default().into())
+}
+
+fn json_bytes(status: StatusCode, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

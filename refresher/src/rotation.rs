@@ -1,0 +1,387 @@
+//! When a grant is spent, as a pure state machine: event and time in, action out.
+//!
+//! One machine looks after one credential. It knows no secret, reads no clock and does no I/O:
+//! whoever runs it feeds it [`Event`]s, carries out the one [`Action`], wakes it at
+//! [`Machine::wake_ms`], and asks it what to publish ([`Machine::view`]) and what to tell those
+//! who reported a dead token ([`Machine::settle`]). All times are of the boot-time clock, in
+//! milliseconds.
+
+use crate::clock::Share;
+use crate::schedule::{self, Life};
+use crate::secret::Fingerprint;
+
+/// The longest wait between two tries, in milliseconds.
+pub const MAX_BACKOFF_MS: u64 = 300_000;
+
+/// The shortest wait between two tries, in milliseconds.
+pub const MIN_BACKOFF_MS: u64 = 250;
+
+/// How long after an exchange without an answer the same refresh token may be tried again, in
+/// milliseconds. Providers that forgive a repeated use at all do so for about as long.
+pub const UNANSWERED_MS: u64 = 60_000;
+
+/// The longest wait between two tries while an exchange is unanswered, in milliseconds, so that
+/// the next falls within [`UNANSWERED_MS`].
+const MAX_UNANSWERED_BACKOFF_MS: u64 = 30_000;
+
+/// How old a token must be before a rejection refreshes it, in milliseconds: a token a few hundred
+/// milliseconds old has been refused by an API that did not know it yet.
+pub const YOUNG_MS: u64 = 1_000;
+
+/// How many refreshes rejections can cause within [`REJECTIONS_MS`].
+pub const MAX_REJECTIONS: usize = 5;
+
+/// The time in which rejections are counted, in milliseconds.
+pub const REJECTIONS_MS: u64 = 60_000;
+
+/// The settings of a machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Seconds before expiry at which to refresh; unset: at half of the life.
+    pub window_s: Option<u64>,
+    /// The shortest time between two scheduled refreshes, in milliseconds.
+    pub spacing_ms: u64,
+}
+
+/// What a machine knows of a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Grows with every change of the grant.
+    pub generation: u64,
+    /// Of the refresh token.
+    pub fingerprint: Fingerprint,
+    /// The access token, if there is one.
+    pub token: Option<Token>,
+    /// Why the refresh token is known to be dead, if it is.
+    pub verdict: Option<String>,
+    /// Whether an exchange of this refresh token has gone unanswered.
+    pub unanswered: bool,
+}
+
+/// What a machine knows of an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The bundle generation that first carries it.
+    pub generation: u64,
+    /// From when until when it is valid.
+    pub life: Life,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The stored grant is this one now: at the start, after a login, after a logout.
+    Stored(Option<Facts>),
+    /// Time has passed.
+    Tick,
+    /// The exchange that an [`Action`] asked for has ended.
+    Exchanged(Outcome),
+    /// The upstream refused the token of this generation.
+    Rejected {
+        /// The token's generation.
+        generation: u64,
+    },
+}
+
+/// How an exchange ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// There is a newer grant: from the provider, or found in the store.
+    Renewed(Facts),
+    /// No newer grant, and the refresh token may still be good.
+    Failed(Failure),
+    /// The refresh token is dead.
+    Terminal {
+        /// Why, in a word.
+        reason: String,
+    },
+}
+
+/// An exchange that failed for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why, in a word.
+    pub class: String,
+    /// The wait that the provider asks for, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// Whether a refresh token may have been spent without our seeing the answer.
+    pub unanswered: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Spend the refresh token and report with [`Event::Exchanged`].
+    Exchange,
+}
+
+/// What to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The access token: it is valid.
+    Ready,
+    /// That only a login helps.
+    LoginRequired {
+        /// Why, in a word.
+        reason: String,
+    },
+    /// That there is no valid token for now.
+    Unavailable {
+        /// Why, in a word.
+        reason: String,
+        /// When the next try is due.
+        retry_ms: u64,
+    },
+}
+
+/// What to tell those who reported a dead token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing yet.
+    Pending,
+    /// It has been replaced.
+    Replaced,
+    /// It cannot be replaced.
+    LoginRequired,
+    /// Not now.
+    Unavailable {
+        /// Seconds until a new try makes sense; at least 1.
+        retry_after_s: u64,
+    },
+}
+
+/// Why an exchange is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Schedule,
+    Rejection,
+    Retry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// There is nothing to refresh, or its time has not come.
+    Waiting { due_ms: Option<u64>, cause: Cause },
+    /// An exchange is under way.
+    Exchanging,
+    /// The refresh token is dead.
+    Dead { reason: String },
+}
+
+/// The machine of one credential.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    policy: Policy,
+    facts: Option<Facts>,
+    phase: Phase,
+    /// Failures in a row, and the last one's class.
+    failures: u32,
+    class: String,
+    last_exchange_ms: Option<u64>,
+    rejections_ms: Vec<u64>,
+}
+
+impl Machine {
+    /// A machine that knows no grant yet.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            facts: None,
+            phase: Phase::Waiting { due_ms: None, cause: Cause::Schedule },
+            failures: 0,
+            class: String::new(),
+            last_exchange_ms: None,
+            rejections_ms: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened at `now_ms`; `share` spreads what follows in time.
+    pub fn advance(&mut self, event: Event, now_ms: u64, share: Share) -> Option<Action> {
+        match event {
+            Event::Stored(facts) => self.learn(facts, now_ms, share),
+            Event::Exchanged(outcome) => self.conclude(outcome, now_ms, share),
+            Event::Rejected { generation } => self.reject(generation, now_ms),
+            Event::Tick => {}
+        }
+        self.begin(now_ms)
+    }
+
+    /// When to send the next [`Event::Tick`] at the latest.
+    pub fn wake_ms(&self) -> Option<u64> {
+        let due = match self.phase {
+            Phase::Waiting { due_ms, .. } => due_ms,
+            Phase::Exchanging | Phase::Dead { .. } => None,
+        };
+        due.into_iter().chain(self.token().map(|token| token.life.expires_ms)).min()
+    }
+
+    /// What to publish at `now_ms`. A token that is valid is never withdrawn, whatever has become
+    /// of the grant.
+    pub fn view(&self, now_ms: u64) -> View {
+        let Some(facts) = &self.facts else {
+            return View::LoginRequired { reason: "never_logged_in".to_owned() };
+        };
+        if facts.token.is_some_and(|token| now_ms < token.life.expires_ms) {
+            return View::Ready;
+        }
+        let reason = if self.class.is_empty() { "token_expired" } else { &self.class };
+        let unavailable = |retry_ms| View::Unavailable { reason: reason.to_owned(), retry_ms };
+        match &self.phase {
+            Phase::Dead { reason } => View::LoginRequired { reason: reason.clone() },
+            Phase::Exchanging => unavailable(now_ms.saturating_add(1000)),
+            Phase::Waiting { due_ms, .. } => unavailable(due_ms.unwrap_or(now_ms).max(now_ms)),
+        }
+    }
+
+    /// What to tell those who reported the token of `generation`.
+    pub fn settle(&self, generation: u64, now_ms: u64) -> Settlement {
+        let wait = |until_ms: u64| Settlement::Unavailable {
+            retry_after_s: until_ms.saturating_sub(now_ms).div_ceil(1000).max(1),
+        };
+        if self.token().is_some_and(|token| token.generation > generation) {
+            return Settlement::Replaced;
+        }
+        match &self.phase {
+            _ if self.facts.is_none() => Settlement::LoginRequired,
+            Phase::Dead { .. } => Settlement::LoginRequired,
+            Phase::Exchanging | Phase::Waiting { cause: Cause::Rejection, .. } => {
+                Settlement::Pending
+            }
+            Phase::Waiting { due_ms, cause: Cause::Retry } => wait(due_ms.unwrap_or(now_ms)),
+            // Only the limit on rejections leaves one unheeded.
+            Phase::Waiting { due_ms, cause: Cause::Schedule } => {
+                let free = self.rejections_ms.first().map(|first| first + REJECTIONS_MS);
+                wait(free.into_iter().chain(*due_ms).min().unwrap_or(now_ms))
+            }
+        }
+    }
+
+    /// Failures in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether an exchange is under way.
+    pub fn is_exchanging(&self) -> bool {
+        self.phase == Phase::Exchanging
+    }
+
+    fn token(&self) -> Option<Token> {
+        self.facts.as_ref().and_then(|facts| facts.token)
+    }
+
+    fn learn(&mut self, facts: Option<Facts>, now_ms: u64, share: Share) {
+        let known = self.facts.as_ref().map(|known| known.generation);
+        if facts.as_ref().is_some_and(|facts| known.is_some_and(|known| facts.generation < known)) {
+            return;
+        }
+        let same = facts == self.facts;
+        self.facts = facts;
+        // Whoever is told of a new grant during an exchange still waits for its end: two
+        // exchanges at once would be one too many.
+        if !same && !self.is_exchanging() {
+            self.failures = 0;
+            self.class.clear();
+            self.plan(now_ms, share);
+        }
+    }
+
+    fn conclude(&mut self, outcome: Outcome, now_ms: u64, share: Share) {
+        if !self.is_exchanging() {
+            return;
+        }
+        self.phase = Phase::Waiting { due_ms: None, cause: Cause::Schedule };
+        match outcome {
+            Outcome::Renewed(facts) => {
+                let known = self.facts.as_ref().map_or(0, |known| known.generation);
+                if facts.generation >= known {
+                    self.facts = Some(facts);
+                }
+                self.failures = 0;
+                self.class.clear();
+                self.plan(now_ms, share);
+            }
+            Outcome::Failed(failure) => self.back_off(failure, now_ms, share),
+            Outcome::Terminal { reason } => {
+                if let Some(facts) = &mut self.facts {
+                    facts.verdict = Some(reason);
+                }
+                self.plan(now_ms, share);
+            }
+        }
+    }
+
+    /// Exponential backoff with full jitter, so that many refreshers that failed together do not
+    /// come back together.
+    fn back_off(&mut self, failure: Failure, now_ms: u64, share: Share) {
+        self.failures = self.failures.saturating_add(1);
+        self.class = failure.class;
+        let unanswered = self.facts.as_mut().is_some_and(|facts| {
+            facts.unanswered = failure.unanswered;
+            facts.unanswered
+        });
+        let cap = if unanswered { MAX_UNANSWERED_BACKOFF_MS } else { MAX_BACKOFF_MS };
+        let range = 1_000_u64.saturating_mul(1 << self.failures.min(20)).min(cap);
+        let asked = failure.retry_after_s.unwrap_or(0).saturating_mul(1000).min(cap);
+        let pause = share.times(range).max(asked).max(MIN_BACKOFF_MS);
+        let due_ms = self.facts.as_ref().map(|_| now_ms.saturating_add(pause));
+        self.phase = Phase::Waiting { due_ms, cause: Cause::Retry };
+    }
+
+    /// Decides from the grant alone what comes next.
+    fn plan(&mut self, now_ms: u64, share: Share) {
+        let Some(facts) = &self.facts else {
+            self.phase = Phase::Waiting { due_ms: None, cause: Cause::Schedule };
+            return;
+        };
+        if let Some(reason) = &facts.verdict {
+            self.phase = Phase::Dead { reason: reason.clone() };
+            return;
+        }
+        let due_ms = match facts.token {
+            // Now or not at all: its time runs out.
+            _ if facts.unanswered => now_ms,
+            None => self.spaced(now_ms, None),
+            Some(token) => {
+                let due = schedule::due(token.life, self.policy.window_s, share);
+                self.spaced(due, Some(token.life.obtained_ms))
+            }
+        };
+        self.phase = Phase::Waiting { due_ms: Some(due_ms), cause: Cause::Schedule };
+    }
+
+    /// Not sooner than the spacing allows, whatever life a provider gives its tokens.
+    fn spaced(&self, due_ms: u64, obtained_ms: Option<u64>) -> u64 {
+        let last = self.last_exchange_ms.into_iter().chain(obtained_ms).max();
+        last.map_or(due_ms, |last| due_ms.max(last.saturating_add(self.policy.spacing_ms)))
+    }
+
+    fn reject(&mut self, generation: u64, now_ms: u64) {
+        let Some(token) = self.token().filter(|token| token.generation <= generation) else {
+            return;
+        };
+        let Phase::Waiting { cause: Cause::Schedule, .. } = self.phase else {
+            return;
+        };
+        self.rejections_ms.retain(|&at| now_ms.saturating_sub(at) < REJECTIONS_MS);
+        if self.rejections_ms.len() < MAX_REJECTIONS {
+            self.rejections_ms.push(now_ms);
+            let due_ms = now_ms.max(token.life.obtained_ms.saturating_add(YOUNG_MS));
+            self.phase = Phase::Waiting { due_ms: Some(due_ms), cause: Cause::Rejection };
+        }
+    }
+
+    fn begin(&mut self, now_ms: u64) -> Option<Action> {
+        match self.phase {
+            Phase::Waiting { due_ms: Some(due_ms), .. } if due_ms <= now_ms => {
+                self.phase = Phase::Exchanging;
+                self.last_exchange_ms = Some(now_ms);
+                Some(Action::Exchange)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

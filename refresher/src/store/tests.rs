@@ -1,0 +1,204 @@
+use super::*;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use url::Url;
+
+use crate::config::{Overrides, resolve};
+use crate::secret::Secret;
+
+struct Place {
+    directory: tempfile::TempDir,
+    config: Config,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let flags =
+            Overrides { state_dir: Some(directory.path().join("state")), ..Overrides::default() };
+        let config = resolve("provider = \"demo\"", &flags, &|_| None).unwrap();
+        Self { directory, config }
+    }
+
+    fn open(&self) -> Store {
+        Store::open(&self.config, "default").unwrap()
+    }
+
+    /// A store whose file has this content.
+    fn with(&self, content: &str) -> Store {
+        let store = self.open();
+        std::fs::write(store.path(), content).unwrap();
+        std::fs::set_permissions(store.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        store
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn grant(generation: u64) -> Grant {
+    let endpoint = Url::parse("https://id.example/token").unwrap();
+    let token = Secret::new(format!("rt-{generation}"));
+    Grant::new(None, endpoint, "client".to_owned(), token, generation)
+}
+
+#[tokio::test]
+async fn what_is_saved_is_loaded_and_private() {
+    let place = Place::new();
+    let store = place.open();
+    assert_eq!(store.load(0).unwrap(), None);
+    let lock = store.lock().await.unwrap();
+    let mut saved = grant(1);
+    saved.token = Some(TokenRecord {
+        access_token: "at".parse().unwrap(),
+        obtained_at: 5,
+        expires_at: 65,
+        generation: 1,
+    });
+    lock.save(&saved).unwrap();
+    assert_eq!(store.load(0).unwrap(), Some(saved));
+    assert_eq!(mode(store.path()), 0o600);
+    assert_eq!(mode(store.path().parent().unwrap()), 0o700);
+    let before = store.stamp();
+    lock.save(&grant(2)).unwrap();
+    assert_ne!(store.stamp(), before);
+    let left: Vec<_> = std::fs::read_dir(store.path().parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with('.'))
+        .collect();
+    assert_eq!(left, [""; 0]);
+    assert_eq!(Store::credentials(&place.config), ["default"]);
+}
+
+#[tokio::test]
+async fn open_modes_are_repaired() {
+    let place = Place::new();
+    let store = place.open();
+    store.lock().await.unwrap().save(&grant(1)).unwrap();
+    let parent = store.path().parent().unwrap().to_owned();
+    std::fs::set_permissions(store.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let store = place.open();
+    assert!(store.load(0).unwrap().is_some());
+    assert_eq!((mode(store.path()), mode(&parent)), (0o600, 0o700));
+}
+
+#[test]
+fn nothing_but_a_regular_file_is_opened() {
+    let place = Place::new();
+    let store = place.open();
+    let elsewhere = place.directory.path().join("elsewhere");
+    std::fs::write(&elsewhere, "precious").unwrap();
+    symlink(&elsewhere, store.path()).unwrap();
+    let error = store.load(0).unwrap_err();
+    assert!(matches!(error, Error::Unsafe { found: "a symbolic link", .. }), "{error}");
+    std::fs::remove_file(store.path()).unwrap();
+
+    let made = std::process::Command::new("mkfifo").arg(store.path()).status().unwrap();
+    assert!(made.success());
+    let error = store.load(0).unwrap_err();
+    assert!(matches!(error, Error::Unsafe { found: "not a regular file", .. }), "{error}");
+    std::fs::remove_file(store.path()).unwrap();
+
+    std::fs::create_dir(store.path()).unwrap();
+    assert!(matches!(store.load(0), Err(Error::Unsafe { .. })));
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "precious");
+}
+
+#[test]
+fn a_corrupt_file_is_moved_aside_and_not_lost() {
+    let place = Place::new();
+    for (at, content) in ["", "{", "[]", "{}", "\0\0\0", "{\"version\": 1}"].iter().enumerate() {
+        let store = place.with(content);
+        let at = u64::try_from(at).unwrap();
+        let Err(Error::Corrupt { aside, .. }) = store.load(at) else { panic!("{content}") };
+        assert_eq!(std::fs::read_to_string(&aside).unwrap(), *content);
+        assert!(aside.to_str().unwrap().ends_with(&format!(".corrupt-{at}")));
+        assert_eq!(store.load(at).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_file_of_a_later_release_is_left_alone() {
+    let place = Place::new();
+    let store = place.with("{\"version\": 2, \"refresh_token\": {}}");
+    assert!(matches!(store.load(0), Err(Error::UnknownVersion { found: 2, .. })));
+    assert!(store.path().exists());
+}
+
+#[test]
+fn the_predecessors_files_are_read() {
+    let place = Place::new();
+    let python = "{\"access_token\": \"opaque\", \"refresh_token\": \"rt\", \"client_id\": \"c\", \
+        \"token_type\": \"Bearer\", \"expires_in\": 21600, \"token_endpoint\": \
+        \"https://auth.x.ai/oauth2/token\", \"last_refresh\": \"2026-05-17T06:40:00Z\"}";
+    let grant = place.with(python).load(0).unwrap().unwrap();
+    assert_eq!((grant.refresh_token.expose(), grant.client_id.as_str()), ("rt", "c"));
+    assert_eq!(grant.token, None);
+    let rust = "{\"access_token\": \"opaque\", \"refresh_token\": \"rt\", \"expires_at\": \
+        1779000000, \"token_endpoint\": \"https://auth.x.ai/oauth2/token\"}";
+    let grant = place.with(rust).load(0).unwrap().unwrap();
+    assert_eq!(grant.token.unwrap().expires_at, 1_779_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_held_by_one_and_waited_for_with_patience() {
+    let place = Place::new();
+    let (first, second) = (place.open(), place.open());
+    let held = first.lock().await.unwrap();
+    assert!(!second.save_now(&grant(1)).unwrap());
+    assert!(matches!(second.lock().await, Err(Error::Locked { .. })));
+    drop(held);
+    assert!(second.lock().await.is_ok());
+    assert!(second.save_now(&grant(1)).unwrap());
+}
+
+#[tokio::test]
+async fn an_intent_is_about_one_refresh_token() {
+    let place = Place::new();
+    let store = place.open();
+    let (one, two) = (grant(1).refresh_token.fingerprint(), grant(2).refresh_token.fingerprint());
+    assert_eq!(store.intent(&one).unwrap(), None);
+    let lock = store.lock().await.unwrap();
+    let intent = Intent { fingerprint: one.clone(), at: 7 };
+    lock.note(&intent).unwrap();
+    assert_eq!(store.intent(&one).unwrap(), Some(intent));
+    assert_eq!(store.intent(&two).unwrap(), None);
+    lock.forget().unwrap();
+    lock.forget().unwrap();
+    assert_eq!(store.intent(&one).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_delayed_write_does_not_undo_a_login() {
+    let place = Place::new();
+    let store = place.open();
+    store.lock().await.unwrap().save(&grant(5)).unwrap();
+    assert!(store.save_now(&grant(4)).unwrap());
+    assert_eq!(store.load(0).unwrap().unwrap().generation, 5);
+}
+
+#[test]
+fn a_directory_of_the_users_must_be_closed_to_others() {
+    let place = Place::new();
+    let directory = place.directory.path().join("own");
+    std::fs::create_dir(&directory).unwrap();
+    let path = directory.join("auth_state.json");
+    let config = Config { grant_file: Some(path.clone()), ..place.config.clone() };
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(Store::open(&config, "default").unwrap().path(), path);
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(Store::open(&config, "default"), Err(Error::Unsafe { .. })));
+    assert_eq!(mode(&directory), 0o777);
+    // Other credentials stay in the state directory.
+    assert!(Store::open(&config, "bob").unwrap().path().starts_with(&place.config.state_dir));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        let _ = grant::parse(&bytes);
+    }
+}

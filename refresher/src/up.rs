@@ -1,0 +1,168 @@
+//! Everything on one machine: the sidecar, and an Envoy that it configures, starts, watches and
+//! stops.
+
+pub mod envoy;
+pub mod guard;
+pub mod port;
+pub mod supervise;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::status::{self, Report};
+use crate::{bootstrap, chain, clock, serve, store};
+use envoy::Program;
+use supervise::{Envoy, Paths};
+
+/// Why `up` cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody has logged in.
+    #[error("no login for {provider}: run \"refresher login --provider {provider}\"")]
+    LoginRequired {
+        /// The provider's name.
+        provider: String,
+    },
+    /// The filter module is not there.
+    #[error(
+        "{path}: no filter there; accepted: the path of filter.wasm in --filter, TORCHBEARER_FILTER or envoy.filter"
+    )]
+    NoFilter {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// No port is free.
+    #[error(
+        "no free port among {first} to {last} on {host}; choose another with --port or PROXY_PORT"
+    )]
+    NoPort {
+        /// The first that was tried.
+        first: u16,
+        /// The last that was tried.
+        last: u16,
+        /// The address.
+        host: std::net::IpAddr,
+    },
+    /// The address cannot be listened on at all.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No suitable Envoy.
+    #[error(transparent)]
+    Program(#[from] envoy::Error),
+    /// No configuration for it.
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::Error),
+    /// A file of ours cannot be written or read.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The sidecar.
+    #[error(transparent)]
+    Serve(#[from] serve::Error),
+    /// Envoy does not start.
+    #[error(transparent)]
+    Envoy(#[from] supervise::Error),
+}
+
+/// Runs until `stop` completes. The address is written to `out` once requests are accepted.
+///
+/// # Errors
+///
+/// See [`Error`]. Nothing is left running.
+pub async fn run(
+    config: Arc<Config>,
+    out: &mut impl Write,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    require_login(&status::collect(&config).await?)?;
+    let filter = filter(&config)?;
+    let program = Program::find(config.envoy.bin.as_deref())?;
+    program.check().await?;
+    let mut sidecar = serve::start(config.clone()).await?;
+    let mut stop = std::pin::pin!(stop);
+    let result = tokio::select! {
+        result = attend(&config, program, filter, out, stop.as_mut()) => result,
+        error = sidecar.failed() => Err(error.into()),
+    };
+    sidecar.stop().await;
+    result
+}
+
+/// A token that is still valid serves to its end, but nobody should start with a dead grant.
+fn require_login(report: &Report) -> Result<(), Error> {
+    if report.login_required() {
+        return Err(Error::LoginRequired { provider: report.provider.clone() });
+    }
+    Ok(())
+}
+
+fn filter(config: &Config) -> Result<PathBuf, Error> {
+    let path = config.envoy.filter.clone().unwrap_or_else(|| {
+        let program = std::env::current_exe().unwrap_or_default();
+        program.with_file_name("filter.wasm")
+    });
+    // Envoy resolves a relative path by its own working directory.
+    let path = std::path::absolute(&path).unwrap_or(path);
+    if path.is_file() { Ok(path) } else { Err(Error::NoFilter { path }) }
+}
+
+/// Starts Envoy on the first port that is free, and looks after it until `stop`.
+async fn attend(
+    config: &Config,
+    program: Program,
+    filter: PathBuf,
+    out: &mut impl Write,
+    mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
+) -> Result<(), Error> {
+    let paths = Paths::new(&config.state_dir);
+    let mut tried = None;
+    let (envoy, address) = loop {
+        let address = port::free(config.listener, tried)?;
+        let text = bootstrap::render(&bootstrap::Settings {
+            listen: address,
+            upstream: &config.provider.upstream,
+            filter: &filter,
+            socket: &config.socket,
+            admin: &paths.admin,
+            trusted_ca: config.envoy.trusted_ca.as_deref(),
+            client_keys: &config.client_keys,
+        })?;
+        store::replace_private(&paths.bootstrap, text.as_bytes())?;
+        // What a restart adds to is the log of this run.
+        let _ = std::fs::remove_file(&paths.log);
+        let mut envoy = Envoy::start(&program, &paths, config.envoy.concurrency)?;
+        tokio::select! {
+            ready = envoy.ready(address) => match ready {
+                Ok(()) => break (envoy, address),
+                // Somebody was quicker than Envoy: on to the next port.
+                Err(error @ supervise::Error::PortTaken) => {
+                    tracing::info!(%address, error = %chain::line(&error), "trying the next port");
+                    tried = Some(address.port());
+                }
+                Err(error) => return Err(error.into()),
+            },
+            () = stop.as_mut() => {
+                envoy.stop().await;
+                return Ok(());
+            }
+        }
+    };
+    let keys = match config.client_keys.len() {
+        0 => "no client key needed on this machine".to_owned(),
+        1 => "1 client key".to_owned(),
+        several => format!("{several} client keys"),
+    };
+    // A terminal that is gone is no reason to stop serving.
+    let upstream = config.provider.upstream.as_str().trim_end_matches('/');
+    let _ = writeln!(out, "listening on http://{address}/v1 for {upstream} ({keys})");
+    let _ = out.flush();
+    envoy.look_after(&program, &paths, config.envoy.concurrency, address, stop, clock::now).await;
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Which Envoy: where it is, whether it is new enough, whether it runs Wasm.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// The oldest Envoy whose upstream filters survive a replay.
+pub const OLDEST: (u32, u32) = (1, 37);
+
+/// How long an Envoy may take to say what it is.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The runtime that the filter needs, as Envoy lists it.
+const RUNTIME: &str = "envoy.wasm.runtime.v8";
+
+/// Why an Envoy is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none.
+    #[error("no envoy on PATH; accepted: its path in ENVOY_BIN or envoy.bin")]
+    NotFound,
+    /// It does not run.
+    #[error("{path}: cannot be run")]
+    Run {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It does not say what it is.
+    #[error("{path}: did not print an Envoy version within {} s", DEADLINE.as_secs())]
+    NotEnvoy {
+        /// The program.
+        path: PathBuf,
+    },
+    /// Too old.
+    #[error("{path}: is Envoy {found}; accepted: {}.{} or newer", OLDEST.0, OLDEST.1)]
+    TooOld {
+        /// The program.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+    },
+    /// Built without V8.
+    #[error("{path}: was built without {RUNTIME}; accepted: an Envoy that lists it at start")]
+    NoWasm {
+        /// The program.
+        path: PathBuf,
+    },
+}
+
+/// An Envoy program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+}
+
+impl Program {
+    /// The configured program, else `envoy` on `PATH`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn find(configured: Option<&Path>) -> Result<Self, Error> {
+        if let Some(path) = configured {
+            return Ok(Self { path: path.to_owned() });
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path)
+            .map(|directory| directory.join("envoy"))
+            .find(|candidate| candidate.is_file());
+        found.map(|path| Self { path }).ok_or(Error::NotFound)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checks that it is new enough and runs Wasm.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn check(&self) -> Result<(), Error> {
+        let path = || self.path.clone();
+        let text = self.ask(&["--version"]).await?;
+        let (major, minor, found) =
+            version(&text).ok_or_else(|| Error::NotEnvoy { path: path() })?;
+        if (major, minor) < OLDEST {
+            return Err(Error::TooOld { path: path(), found });
+        }
+        // Envoy lists its extensions before it reads its configuration, so one that it must
+        // refuse makes it say what it can do and exit.
+        let refused = r#"{"list_the_extensions_and_exit": true}"#;
+        let log = self
+            .ask(&["--use-dynamic-base-id", "--log-level", "info", "--config-yaml", refused])
+            .await?;
+        if lists(&log, RUNTIME) { Ok(()) } else { Err(Error::NoWasm { path: path() }) }
+    }
+
+    async fn ask(&self, arguments: &[&str]) -> Result<String, Error> {
+        let run = Command::new(&self.path)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(DEADLINE, run)
+            .await
+            .map_err(|_| Error::NotEnvoy { path: self.path.clone() })?
+            .map_err(|source| Error::Run { path: self.path.clone(), source })?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+}
+
+/// Reads `envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`.
+fn version(text: &str) -> Option<(u32, u32, String)> {
+    let (_, rest) = text.split_once("version:")?;
+    let number = rest.split('/').nth(1)?;
+    let mut parts = number.split(['.', '-']);
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.parse().ok()?;
+    // Printed in an error: only what a version is made of.
+    let shown = number.chars().take_while(|c| c.is_ascii_alphanumeric() || ".-".contains(*c));
+    Some((major, minor, shown.take(32).collect()))
+}
+
+/// Whether an extension is in one of the log's lists.
+fn lists(log: &str, extension: &str) -> bool {
+    log.split(|c: char| c.is_whitespace() || c == ',').any(|word| word == extension)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        let text = "\n/x/envoy  version: 9e55809/1.40.0/Clean/RELEASE/BoringSSL\n";
+        assert_eq!(version(text), Some((1, 40, "1.40.0".to_owned())));
+        assert_eq!(version("version: a/1.36.4-dev/Clean"), Some((1, 36, "1.36.4-dev".to_owned())));
+        for bad in ["", "envoy 1.40", "version: x", "version: a/b/c"] {
+            assert_eq!(version(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_extension_is_found_as_a_whole_word() {
+        let log = "[info]   envoy.wasm.runtime: envoy.wasm.runtime.null, envoy.wasm.runtime.v8\n";
+        assert!(lists(log, RUNTIME));
+        assert!(!lists("envoy.wasm.runtime: envoy.wasm.runtime.null\n", RUNTIME));
+        assert!(!lists("envoy.wasm.runtime.v8x", RUNTIME));
+    }
+}

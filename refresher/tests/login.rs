@@ -1,0 +1,219 @@
+//! Both logins against a simulated provider, the browser's part played over HTTP.
+
+#[cfg(test)]
+#[expect(dead_code, reason = "each test program uses its part")]
+mod harness;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use refresher::login::{Error, browser, device};
+    use reqwest::redirect::Policy;
+    use simulator::{Fault, Options, Target};
+    use url::Url;
+
+    use super::harness::{Screen, World, free_ports};
+
+    async fn world(ports: &[u16]) -> World {
+        let redirect_uris =
+            ports.iter().map(|port| format!("http://127.0.0.1:{port}/callback")).collect();
+        let options = Options { redirect_uris, approve_consent: true, ..Options::default() };
+        World::with(options, &format!("redirect_ports = {ports:?}")).await
+    }
+
+    fn options(seconds: u64) -> browser::Options {
+        browser::Options { open: false, timeout: Duration::from_secs(seconds) }
+    }
+
+    /// A login that runs while the test plays the browser.
+    fn start(world: &World, seconds: u64) -> (Screen, tokio::task::JoinHandle<Result<(), Error>>) {
+        let (screen, config) = (Screen::default(), world.config.clone());
+        let mut out = screen.clone();
+        let login = async move {
+            browser::login(&config, "default", options(seconds), &mut out).await
+        };
+        (screen, tokio::spawn(login))
+    }
+
+    fn browser() -> reqwest::Client {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().unwrap()
+    }
+
+    async fn get(url: &str) -> (u16, String) {
+        let answer = browser().get(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Where the consent page sends the browser.
+    async fn consent(address: &str) -> String {
+        let answer = browser().get(address).send().await.unwrap();
+        assert!(answer.status().is_redirection(), "{}", answer.status());
+        answer.headers()["location"].to_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn strays_and_forgeries_do_not_end_a_login() {
+        let ports = free_ports(1);
+        let world = world(&ports).await;
+        let (screen, login) = start(&world, 30);
+        let address = screen.line("open ").await;
+        let base = format!("http://127.0.0.1:{}", ports[0]);
+        for (path, status) in [
+            ("/favicon.ico", 404),
+            ("/", 404),
+            ("/callback", 400),
+            ("/callback?code=x", 400),
+            ("/callback?code=x&state=wrong", 400),
+            ("/callback?error=access_denied", 400),
+            ("/callback?error=access_denied&state=wrong", 400),
+        ] {
+            assert_eq!(get(&format!("{base}{path}")).await.0, status, "{path}");
+        }
+        let url = Url::parse(&address).unwrap();
+        let field = |name: &str| {
+            url.query_pairs().find(|(field, _)| field == name).map(|(_, value)| value.into_owned())
+        };
+        assert_eq!(field("code_challenge_method").as_deref(), Some("S256"));
+        let callback = consent(&address).await;
+        let (status, page) = get(&callback).await;
+        assert_eq!(status, 200);
+        assert!(page.contains("Logged in"));
+        login.await.unwrap().unwrap();
+        assert!(world.stored().token.is_some());
+        assert!(!screen.text().contains("code_verifier"));
+    }
+
+    #[tokio::test]
+    async fn a_denial_with_the_state_ends_the_login_and_keeps_the_old_grant() {
+        let ports = free_ports(1);
+        let world = world(&ports).await;
+        let (screen, login) = start(&world, 30);
+        get(&consent(&screen.line("open ").await).await).await;
+        login.await.unwrap().unwrap();
+        let before = world.stored();
+        let (screen, login) = start(&world, 30);
+        let url = Url::parse(&screen.line("open ").await).unwrap();
+        let state = url.query_pairs().find(|(field, _)| field == "state").unwrap().1.into_owned();
+        let base = format!("http://127.0.0.1:{}/callback", ports[0]);
+        let (status, page) = get(&format!("{base}?error=access_denied&state={state}")).await;
+        assert_eq!(status, 403);
+        assert!(page.contains("denied"));
+        assert!(matches!(login.await.unwrap(), Err(Error::Denied)));
+        assert_eq!(world.stored(), before);
+    }
+
+    #[tokio::test]
+    async fn a_busy_port_leads_to_the_next_registered_one() {
+        let ports = free_ports(2);
+        let world = world(&ports).await;
+        let taken = TcpListener::bind(("127.0.0.1", ports[0])).unwrap();
+        let (screen, login) = start(&world, 30);
+        let callback = consent(&screen.line("open ").await).await;
+        assert!(callback.starts_with(&format!("http://127.0.0.1:{}/callback?", ports[1])));
+        get(&callback).await;
+        login.await.unwrap().unwrap();
+        let _second = TcpListener::bind(("127.0.0.1", ports[1])).unwrap();
+        let (_, login) = start(&world, 30);
+        let error = login.await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::PortsBusy { .. }));
+        assert!(error.to_string().contains("--device"), "{error}");
+        drop(taken);
+    }
+
+    #[tokio::test]
+    async fn a_closed_browser_ends_in_time() {
+        let world = world(&free_ports(1)).await;
+        let (_, login) = start(&world, 1);
+        assert!(matches!(login.await.unwrap(), Err(Error::Expired)));
+    }
+
+    #[tokio::test]
+    async fn only_the_providers_pages_may_call_from_a_script() {
+        let ports = free_ports(1);
+        let world = world(&ports).await;
+        let (screen, login) = start(&world, 30);
+        screen.line("open ").await;
+        let preflight = |origin: String| {
+            let method = reqwest::Method::OPTIONS;
+            let url = format!("http://127.0.0.1:{}/callback", ports[0]);
+            browser().request(method, url).header("origin", origin).send()
+        };
+        let own = preflight(world.simulator.url().to_owned()).await.unwrap();
+        assert_eq!(own.headers()["access-control-allow-private-network"], "true");
+        assert_eq!(own.headers()["access-control-allow-origin"], world.simulator.url());
+        let other = preflight("https://evil.example".to_owned()).await.unwrap();
+        assert!(!other.headers().contains_key("access-control-allow-origin"));
+        assert!(!other.headers().contains_key("access-control-allow-private-network"));
+        login.abort();
+    }
+
+    #[tokio::test]
+    async fn a_device_login_survives_what_passes_and_tells_its_ends_apart() {
+        let world = World::new(Options::default()).await;
+        let device = |world: &World| {
+            let (screen, config) = (Screen::default(), world.config.clone());
+            let mut out = screen.clone();
+            (screen, tokio::spawn(async move { device::login(&config, "default", &mut out).await }))
+        };
+        let page = |status, body: &str| Fault {
+            status: Some(status),
+            body: Some(body.to_owned()),
+            count: Some(1),
+            ..Fault::new(Target::Token)
+        };
+        world.control().set_fault(page(502, "<html>bad gateway</html>"));
+        let (screen, login) = device(&world);
+        let line = screen.line("open ").await;
+        let (uri, code) = line.split_once(" and enter the code ").unwrap();
+        assert_eq!(uri, format!("{}/device", world.simulator.url()));
+        world.control().wait_until(|control| control.summary().token_requests >= 2).await;
+        assert!(world.control().approve_device(code));
+        login.await.unwrap().unwrap();
+        let before = world.stored();
+
+        let (screen, login) = device(&world);
+        screen.line("open ").await;
+        assert!(world.control().deny_device(None));
+        assert!(matches!(login.await.unwrap(), Err(Error::Denied)));
+
+        world.control().set_fault(page(400, "{\"error\": \"expired_token\"}"));
+        let (_, login) = device(&world);
+        assert!(matches!(login.await.unwrap(), Err(Error::Expired)));
+        assert_eq!(world.stored(), before);
+        assert_eq!(world.control().summary().spent_twice, 0);
+    }
+
+    #[tokio::test]
+    async fn a_device_flow_that_is_off_or_deceives_is_refused() {
+        let world = World::new(Options::default()).await;
+        let answer = |status, body: &str| Fault {
+            status: Some(status),
+            body: Some(body.to_owned()),
+            count: Some(1),
+            ..Fault::new(Target::Device)
+        };
+        for (fault, said) in [
+            (answer(404, ""), "does not offer the device flow"),
+            (
+                answer(200, "{\"device_code\": \"d\", \"user_code\": \"A\\u001b[2J\", \
+                    \"verification_uri\": \"https://id.example/\"}"),
+                "user_code",
+            ),
+            (
+                answer(200, "{\"device_code\": \"d\", \"user_code\": \"A\", \
+                    \"verification_uri\": \"http://id.example/\"}"),
+                "verification_uri",
+            ),
+        ] {
+            world.control().set_fault(fault);
+            let screen = Screen::default();
+            let login = device::login(&world.config, "default", &mut screen.clone()).await;
+            let error = login.unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert_eq!(screen.text(), "");
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The sidecar against a simulated provider: rotation, rejections, failures of the provider and of
+//! the disk.
+
+#[cfg(test)]
+#[expect(dead_code, reason = "each test program uses its part")]
+mod harness;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use filter::bundle::Credential;
+    use refresher::config::Config;
+    use refresher::store::{Intent, Lock};
+    use serde_json::{Value, json};
+    use simulator::{Fault, Mode, Options, Target};
+
+    use super::harness::{Peer, World};
+
+    fn token_fault() -> Fault {
+        Fault::new(Target::Token)
+    }
+
+    async fn age(seconds_tenths: u64) {
+        tokio::time::sleep(Duration::from_millis(100 * seconds_tenths)).await;
+    }
+
+    #[tokio::test]
+    async fn without_a_login_it_says_so_and_a_login_is_effective_at_once() {
+        let world = World::new(Options { approve_device: true, ..Options::default() }).await;
+        let peer = world.serve().await;
+        let Credential::LoginRequired { reason } = peer.state().await else {
+            panic!("a login is required");
+        };
+        assert_eq!(reason, "never_logged_in");
+        let (status, ready) = peer.get("/ready").await;
+        assert_eq!((status, &ready["reason"]), (503, &json!("never_logged_in")));
+        assert_eq!(peer.reject(1).await, (409, json!({"error": "login_required"})));
+        world.log_in().await;
+        peer.await_state(|state| matches!(state, Credential::Ready(_))).await;
+        assert_eq!(peer.get("/ready").await.0, 200);
+        assert_eq!(world.control().summary().refreshes, 0);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_rotated_before_it_expires() {
+        let world = World::logged_in(6).await;
+        let peer = world.serve().await;
+        let first = peer.token().await;
+        let second = peer.token_after(first.generation).await;
+        let third = peer.token_after(second.generation).await;
+        assert_ne!(first.access_token, second.access_token);
+        assert_eq!(world.stored().token.unwrap().generation, third.generation);
+        let (_, health) = peer.get("/health").await;
+        assert_eq!(health["status"], "ok");
+        assert_eq!(health["oauth_refresh"]["refresh_token_rotated"], true);
+        assert_eq!(health["oauth_refresh"]["last_refresh_status"], "success");
+        world.assert_honest();
+    }
+
+    #[tokio::test]
+    async fn a_poll_waits_for_news_and_no_longer_than_asked() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let known = peer.poll(0, 5).await.unwrap().generation;
+        assert_eq!(peer.poll(known, 0).await, None);
+        assert_eq!(peer.poll(known, 1).await, None);
+        assert!(peer.poll(known + 5, 0).await.is_some());
+        age(10).await;
+        let news = peer.poll(known, 20);
+        let (news, rejected) = tokio::join!(news, peer.reject(known));
+        assert_eq!(rejected.0, 200);
+        assert!(news.unwrap().generation > known);
+    }
+
+    #[tokio::test]
+    async fn any_number_of_rejections_cause_one_refresh() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let dead = peer.token().await;
+        let rejections = (0..200).map(|_| peer.reject(dead.generation));
+        let mut tasks = Vec::new();
+        for rejection in rejections {
+            tasks.push(Box::pin(rejection));
+        }
+        for (status, bundle) in join_all(tasks).await {
+            assert_eq!(status, 200);
+            assert!(bundle["credentials"]["default"]["generation"].as_u64().unwrap() > dead.generation);
+        }
+        assert_eq!(world.control().summary().refreshes, 1);
+        // One that comes late is told at once.
+        assert_eq!(peer.reject(dead.generation).await.0, 200);
+        assert_eq!(world.control().summary().refreshes, 1);
+        world.assert_honest();
+    }
+
+    async fn join_all<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
+        let mut waiting: Vec<(F, Option<F::Output>)> =
+            futures.into_iter().map(|future| (future, None)).collect();
+        std::future::poll_fn(|context| {
+            let mut all = true;
+            for (future, output) in &mut waiting {
+                if output.is_none() {
+                    match std::pin::Pin::new(future).poll(context) {
+                        std::task::Poll::Ready(ready) => *output = Some(ready),
+                        std::task::Poll::Pending => all = false,
+                    }
+                }
+            }
+            if all { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+        waiting.into_iter().map(|(_, output)| output.unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_malformed_or_foreign_rejection_refreshes_nothing() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        for body in ["", "{}", "[]", "{\"credential\": 1}"] {
+            assert_eq!(peer.post("/v1/rejections", body.to_owned()).await.0, 400, "{body}");
+        }
+        let unknown = json!({"credential": "bob", "generation": 1, "status": 401});
+        assert_eq!(peer.post("/v1/rejections", unknown.to_string()).await.0, 404);
+        assert_eq!(peer.post("/v1/rejections", "x".repeat(70_000)).await.0, 413);
+        assert_eq!(world.control().summary().refreshes, 0);
+    }
+
+    #[tokio::test]
+    async fn a_dead_grant_is_tried_once_and_latched_over_restarts_until_a_login() {
+        let world = World::logged_in(6).await;
+        world.control().revoke_all();
+        let peer = world.serve().await;
+        let before = peer.token().await;
+        peer.await_health(|health| {
+            health["oauth_refresh"]["last_refresh_error_class"] == "invalid_grant"
+        })
+        .await;
+        // The token is still valid.
+        assert_eq!(peer.token().await, before);
+        assert_eq!(peer.reject(before.generation).await.0, 409);
+        peer.stop().await;
+        let peer = world.serve().await;
+        assert_eq!(peer.token().await, before);
+        let state = peer.await_state(|state| !matches!(state, Credential::Ready(_))).await;
+        assert_eq!(state, Credential::LoginRequired { reason: "invalid_grant".to_owned() });
+        assert_eq!(world.control().summary().refresh_requests, 1);
+        world.log_in().await;
+        peer.token_after(before.generation).await;
+    }
+
+    #[tokio::test]
+    async fn every_other_failure_is_transient() {
+        let page = |status, body: &str| Fault {
+            status: Some(status),
+            body: Some(body.to_owned()),
+            ..token_fault()
+        };
+        for fault in [
+            page(400, ""),
+            page(400, "{\"error\": {\"code\": \"invalid_grant\"}}"),
+            page(200, "not json"),
+            page(401, "<html>invalid_grant</html>"),
+            page(403, "{\"error\": \"invalid_grant\"}"),
+            page(500, "{\"error\": \"invalid_grant\"}"),
+            page(502, ""),
+            page(503, ""),
+            page(504, ""),
+            page(302, ""),
+            Fault { reset: true, ..token_fault() },
+        ] {
+            let world = World::logged_in(3600).await;
+            let peer = world.serve().await;
+            let token = peer.token().await;
+            world.control().set_fault(Fault { count: Some(1), ..fault.clone() });
+            age(10).await;
+            let (status, refusal) = peer.reject(token.generation).await;
+            assert_eq!((status, &refusal["error"]), (503, &json!("unavailable")), "{fault:?}");
+            assert!(refusal["retry_after"].as_u64().unwrap() >= 1);
+            // Kept meanwhile, and replaced without a restart.
+            assert_eq!(peer.token().await, token);
+            peer.token_after(token.generation).await;
+            world.assert_honest();
+        }
+    }
+
+    #[tokio::test]
+    async fn retry_after_of_the_provider_is_passed_on() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        let headers = BTreeMap::from([("retry-after".to_owned(), "40".to_owned())]);
+        world.control().set_fault(Fault { status: Some(429), headers, ..token_fault() });
+        age(10).await;
+        assert_eq!(peer.reject(token.generation).await.1["retry_after"], 40);
+        assert_eq!(peer.reject(token.generation).await.0, 503);
+        assert_eq!(world.control().summary().refresh_requests, 1);
+    }
+
+    #[tokio::test]
+    async fn a_refresh_token_that_is_not_replaced_is_kept() {
+        for fault in [
+            Fault { same_refresh_token: true, ..token_fault() },
+            Fault {
+                patch: [("refresh_token".to_owned(), Value::Null)].into_iter().collect(),
+                ..token_fault()
+            },
+        ] {
+            let world = World::logged_in(3600).await;
+            let before = world.stored();
+            world.control().set_fault(fault);
+            let peer = world.serve().await;
+            let token = peer.token().await;
+            age(10).await;
+            assert_eq!(peer.reject(token.generation).await.0, 200);
+            let after = world.stored();
+            assert_eq!(after.refresh_token, before.refresh_token);
+            assert!(after.generation > before.generation);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_odd_expires_in_loses_nothing_and_makes_no_loop() {
+        for (expires_in, life) in [
+            (Value::Null, 3600..=3600),
+            (json!(0), 3600..=3600),
+            (json!(-5), 3600..=3600),
+            (json!("900"), 900..=900),
+            (json!("soon"), 3600..=3600),
+            (json!(1e18), 2_592_000..=2_592_000),
+        ] {
+            let world = World::logged_in(3600).await;
+            let patch = [("expires_in".to_owned(), expires_in.clone())].into_iter().collect();
+            world.control().set_fault(Fault { patch, ..token_fault() });
+            let peer = world.serve().await;
+            let token = peer.token().await;
+            age(10).await;
+            assert_eq!(peer.reject(token.generation).await.0, 200);
+            let token = world.stored().token.unwrap();
+            let left = token.expires_at - token.obtained_at;
+            // The JWT's own claim may be a second off.
+            assert!(life.contains(&left) || life.contains(&(left + 1)), "{expires_in}: {left}");
+            assert_eq!(world.control().summary().refreshes, 1);
+        }
+    }
+
+    fn sharing(world: &World, number: usize) -> Arc<Config> {
+        let socket = world.directory.path().join(format!("{number}.sock"));
+        Arc::new(Config { socket, ..(*world.config).clone() })
+    }
+
+    #[tokio::test]
+    async fn many_refreshers_of_one_grant_make_one_call() {
+        let world = World::logged_in(8).await;
+        let mut peers = Vec::new();
+        for number in 0..20 {
+            peers.push(Peer::start(sharing(&world, number)).await);
+        }
+        let first = peers[0].token().await;
+        let mut tokens = Vec::new();
+        for peer in &peers {
+            tokens.push(peer.token_after(first.generation).await);
+        }
+        tokens.dedup();
+        assert_eq!(tokens.len(), 1);
+        assert_eq!(world.control().summary().refresh_requests, 1);
+        world.assert_honest();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_not_spent() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        // In the way of the successor, for every user: a directory that is not empty.
+        let obstacle = world.stored_path().with_file_name(".demo.default.json.new");
+        std::fs::create_dir_all(obstacle.join("x")).unwrap();
+        age(10).await;
+        assert_eq!(peer.reject(token.generation).await.0, 503);
+        assert_eq!(world.control().summary().refresh_requests, 0);
+        let health = peer.get("/health").await.1;
+        assert_eq!(health["status"], "degraded");
+        assert!(health["credentials"]["default"]["alarm"].is_string());
+        std::fs::remove_dir_all(obstacle).unwrap();
+        peer.token_after(token.generation).await;
+        peer.await_health(|health| health["status"] == "ok").await;
+        world.assert_honest();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_after_the_answer_is_tried_again_while_memory_serves() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        world.control().set_fault(Fault { delay_ms: 700, count: Some(1), ..token_fault() });
+        age(10).await;
+        let path = world.stored_path();
+        let block = async {
+            world.control().wait_until(|control| control.summary().refresh_requests == 1).await;
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir_all(path.join("x")).unwrap();
+        };
+        let ((status, _), ()) = tokio::join!(peer.reject(token.generation), block);
+        assert_eq!(status, 200);
+        let served = peer.token().await;
+        assert!(served.generation > token.generation);
+        let alarmed = |health: &Value| health["credentials"]["default"]["alarm"].is_string();
+        peer.await_health(alarmed).await;
+        std::fs::remove_dir_all(&path).unwrap();
+        peer.await_health(|health| !alarmed(health)).await;
+        assert_eq!(world.stored().token.unwrap().access_token, served.access_token);
+        age(10).await;
+        assert_eq!(peer.reject(served.generation).await.0, 200);
+        world.assert_honest();
+    }
+
+    #[tokio::test]
+    async fn an_exchange_under_way_is_finished_and_stored_before_the_end() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        world.control().set_fault(Fault { delay_ms: 600, ..token_fault() });
+        age(10).await;
+        let client = reqwest::Client::builder()
+            .unix_socket(world.config.socket.clone())
+            .build()
+            .unwrap();
+        let body = json!({"credential": "default", "generation": token.generation, "status": 401});
+        let rejection = client.post("http://localhost/v1/rejections").body(body.to_string()).send();
+        let rejection = tokio::spawn(rejection);
+        world.control().wait_until(|control| control.summary().refresh_requests == 1).await;
+        rejection.abort();
+        peer.stop().await;
+        assert!(world.stored().generation > token.generation);
+        let peer = world.serve().await;
+        assert!(peer.token().await.generation > token.generation);
+        world.assert_honest();
+    }
+
+    fn note(lock: &Lock<'_>, world: &World, at: u64) {
+        let fingerprint = world.stored().refresh_token.fingerprint();
+        lock.note(&Intent { fingerprint, at }).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_exchange_without_an_answer_is_tried_again_soon_or_never() {
+        for (ago, reason) in [(5, None), (3600, Some("exchange_unanswered"))] {
+            let world = World::logged_in(3600).await;
+            let (token, store) = (world.stored().token.unwrap(), world.store());
+            note(&store.lock().await.unwrap(), &world, token.obtained_at - ago);
+            let peer = world.serve().await;
+            match reason {
+                None => drop(peer.token_after(token.generation).await),
+                Some(reason) => {
+                    let class = &json!(reason);
+                    peer.await_health(|health| {
+                        health["oauth_refresh"]["last_refresh_error_class"] == *class
+                    })
+                    .await;
+                    // The token itself is good to its end.
+                    assert_eq!(peer.token().await.access_token, token.access_token);
+                    assert_eq!(world.control().summary().refresh_requests, 0);
+                    assert_eq!(world.stored().verdict.unwrap().reason, reason);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_got_lost_ends_in_one_clear_state() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        let lost = Fault { reset: true, mode: Mode::After, count: Some(1), ..token_fault() };
+        world.control().set_fault(lost);
+        age(10).await;
+        assert_eq!(peer.reject(token.generation).await.0, 503);
+        // This provider forgives nothing; the second try finds that out.
+        peer.await_health(|health| {
+            health["oauth_refresh"]["last_refresh_error_class"] == "invalid_grant"
+        })
+        .await;
+        assert_eq!(peer.reject(token.generation).await.0, 409);
+    }
+
+    #[tokio::test]
+    async fn a_grant_of_another_provider_is_never_sent_to_this_one() {
+        let world = World::logged_in(3600).await;
+        let mut grant = world.stored();
+        grant.issuer = Some("https://id.example".to_owned());
+        world.store().lock().await.unwrap().save(&grant).unwrap();
+        let peer = world.serve().await;
+        let reason = "other_provider".to_owned();
+        assert_eq!(peer.state().await, Credential::LoginRequired { reason });
+        assert_eq!(world.control().summary().refresh_requests, 0);
+    }
+
+    #[tokio::test]
+    async fn generations_grow_over_restarts() {
+        let world = World::new(Options::default()).await;
+        let mut last = 0;
+        std::fs::create_dir_all(&world.config.state_dir).unwrap();
+        // As if the wall clock had been far ahead before.
+        std::fs::write(world.config.state_dir.join("generation"), "9000000000000").unwrap();
+        for _ in 0..3 {
+            let peer = world.serve().await;
+            let generation = peer.poll(0, 5).await.unwrap().generation;
+            assert!(generation > last.max(9_000_000_000_000));
+            last = generation;
+            peer.stop().await;
+        }
+    }
+
+    impl World {
+        fn stored_path(&self) -> std::path::PathBuf {
+            self.store().path().to_owned()
+        }
+    }
+}

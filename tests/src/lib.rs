@@ -1,0 +1,17 @@
+//! What the end-to-end tests and the demo are made of: real processes, started and stopped.
+//!
+//! [`Stack`] is a provider simulator, a refresher that is logged in to it, and an Envoy with the
+//! shipped bootstrap, on ports that the kernel chose. Logs go to files, and are printed only when
+//! a test fails.
+
+mod artefacts;
+mod clock;
+mod process;
+mod raw;
+mod stack;
+
+pub use artefacts::{envoy_binary, filter_module, python, refresher_binary, webdriver};
+pub use clock::{eventually, unix_now};
+pub use process::Process;
+pub use raw::{Answer, http_client, raw_request, unix_request};
+pub use stack::{Plan, Stack, free_port, own_port};

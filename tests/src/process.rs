@@ -1,0 +1,157 @@
+//! A program under test: its output in a file, its end certain.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::clock::eventually;
+
+/// How long a program may take to end after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A running program.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program. Its output goes to `NAME.log` in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(name: &str, dir: &Path, command: &mut Command) -> Result<Self> {
+        let log = dir.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} cannot be started"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// A command for a program, with nothing of the caller's environment but what programs need.
+    pub fn command(program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear();
+        for name in ["PATH", "LANG", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run any more.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let Some(id) = id else {
+            bail!("{} does not run any more", self.name);
+        };
+        kill_process(id, signal).with_context(|| format!("{} cannot be signalled", self.name))
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// When it takes longer than `limit`.
+    pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("{} still runs after {limit:?}", self.name),
+        }
+    }
+
+    /// Ends it with SIGTERM, as a service manager does.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in time.
+    pub async fn stop(mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.ended() {
+            return Ok(status);
+        }
+        self.signal(Signal::TERM)?;
+        self.wait(PATIENCE).await
+    }
+
+    /// Ends it with SIGKILL and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// When it had ended before.
+    pub async fn kill(mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        self.wait(PATIENCE).await?;
+        Ok(())
+    }
+
+    /// Waits until it has printed a line that `find` finds something in.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes longer than `limit`.
+    pub async fn printed<T>(
+        &mut self,
+        limit: Duration,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> Result<T> {
+        let found = eventually(limit, async || {
+            let found = self.log().lines().find_map(&find);
+            if found.is_none() && self.ended().is_some() {
+                return Some(self.log().lines().find_map(&find));
+            }
+            found.map(Some)
+        });
+        match found.await.flatten() {
+            Some(found) => Ok(found),
+            None => bail!("{} did not print what was awaited", self.name),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(60).collect();
+            eprintln!("--- the end of {}'s log", self.name);
+            for line in tail.into_iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! End to end: a real Envoy with the real filter, the real refresher, a strict provider.
+//!
+//! The names of the tests begin with the case that they prove, where there is one.
+
+mod clients;
+mod closed;
+mod headers;
+mod keys;
+mod login;
+mod secrets;
+mod token;
+mod up;
