@@ -15,12 +15,16 @@ use crate::clock::eventually;
 /// How long a program may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How much of a log is printed.
+const LOG_LINES: usize = 60;
+
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    verbose: bool,
 }
 
 impl Process {
@@ -39,7 +43,15 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log, verbose: true })
+    }
+
+    /// Its log is not printed at its end.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        let mut process = self;
+        process.verbose = false;
+        process
     }
 
     /// A command for a program, with nothing of the caller's environment but what programs need.
@@ -144,14 +156,13 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// In a test this is captured, and shown only when the test fails.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.verbose {
             let log = self.log();
-            let tail: Vec<_> = log.lines().rev().take(60).collect();
-            eprintln!("--- the end of {}'s log", self.name);
-            for line in tail.into_iter().rev() {
-                eprintln!("{line}");
-            }
+            let lines: Vec<_> = log.lines().rev().take(LOG_LINES).collect();
+            println!("--- the end of {}'s log", self.name);
+            lines.into_iter().rev().for_each(|line| println!("{line}"));
         }
     }
 }

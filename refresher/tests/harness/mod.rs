@@ -110,7 +110,7 @@ impl Peer {
     }
 
     pub async fn state(&self) -> Credential {
-        self.poll(0, 5).await.unwrap().credentials.remove("default").unwrap()
+        self.poll(0, 5).await.unwrap().credentials.get("default").unwrap().clone()
     }
 
     /// The published token.

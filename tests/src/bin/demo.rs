@@ -69,7 +69,7 @@ async fn run(exit: bool) -> Result<()> {
 
     let mut command = command(&config, &["up"])?;
     command.env("ENVOY_BIN", envoy_binary()?).env("TORCHBEARER_FILTER", filter_module()?);
-    let mut up = Process::start("up", dir.path(), &mut command)?;
+    let mut up = Process::start("up", dir.path(), &mut command)?.quiet();
     let base = up.printed(START, base_url).await.with_context(|| up.log())?;
     said("up", &format!("Envoy serves on {base}, with the refresher beside it"));
 
@@ -136,7 +136,7 @@ fn command(config: &Path, arguments: &[&str]) -> Result<Command> {
 
 async fn login(dir: &Path, config: &Path, provider: &Control) -> Result<()> {
     let mut command = command(config, &["login", "--device"])?;
-    let mut login = Process::start("login", dir, &mut command)?;
+    let mut login = Process::start("login", dir, &mut command)?.quiet();
     tokio::time::timeout(
         START,
         provider.wait_until(|provider| provider.pending_device().is_some()),

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use simulator::{Fault, Options, Target};
 use tests::{Plan, Stack, eventually, unix_request};
 
+/// Tokens of seconds are refreshed each few seconds.
+const SHORT_LIVED: &str = "[rotation]\nspacing = 1\n";
+
 /// Status, `Retry-After`, error code and body of a GET of `/v1/models`.
 async fn get(stack: &Stack) -> Result<(u16, Option<u64>, Value)> {
     let answer = stack.client.get(stack.url("/v1/models")).send().await?;
@@ -39,7 +42,9 @@ async fn f01_never_logged_in() -> Result<()> {
 #[tokio::test]
 async fn f02_expired_and_the_provider_is_down() -> Result<()> {
     let provider = Options { token_life: 4, approve_device: true, ..Options::default() };
-    let stack = Stack::start(Plan { provider, ..Plan::default() }).await?;
+    let stack =
+        Stack::start(Plan { provider, settings: SHORT_LIVED.to_owned(), ..Plan::default() })
+            .await?;
     assert_eq!(get(&stack).await?.0, 200);
     stack.provider().set_fault(Fault { status: Some(503), ..Fault::new(Target::Token) });
     answered(&stack, 503, Duration::from_secs(10)).await.context("the token expires")?;
@@ -58,7 +63,9 @@ async fn f02_expired_and_the_provider_is_down() -> Result<()> {
 #[tokio::test]
 async fn f03_a_killed_refresher_is_missed_only_when_the_token_expires() -> Result<()> {
     let provider = Options { token_life: 5, approve_device: true, ..Options::default() };
-    let mut stack = Stack::start(Plan { provider, ..Plan::default() }).await?;
+    let mut stack =
+        Stack::start(Plan { provider, settings: SHORT_LIVED.to_owned(), ..Plan::default() })
+            .await?;
     assert_eq!(get(&stack).await?.0, 200);
     stack.take_refresher()?.kill().await?;
     assert_eq!(get(&stack).await?.0, 200);
@@ -76,7 +83,9 @@ async fn f03_a_killed_refresher_is_missed_only_when_the_token_expires() -> Resul
 #[tokio::test]
 async fn f04_a_stopped_refresher_holds_no_request_beyond_its_bound() -> Result<()> {
     let provider = Options { token_life: 5, approve_device: true, ..Options::default() };
-    let stack = Stack::start(Plan { provider, ..Plan::default() }).await?;
+    let stack =
+        Stack::start(Plan { provider, settings: SHORT_LIVED.to_owned(), ..Plan::default() })
+            .await?;
     assert_eq!(get(&stack).await?.0, 200);
     stack.refresher()?.signal(Signal::STOP)?;
     let bound = Duration::from_secs(3);

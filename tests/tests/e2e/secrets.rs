@@ -78,8 +78,9 @@ fn stored_secrets(state: &Path) -> Result<Vec<String>> {
         }
         assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
         let grant: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        for name in ["access_token", "refresh_token"] {
-            secrets.push(grant[name].as_str().context("a token")?.to_owned());
+        for pointer in ["/token/access_token", "/refresh_token"] {
+            let secret = grant.pointer(pointer).and_then(Value::as_str);
+            secrets.push(secret.context("a token")?.to_owned());
         }
     }
     Ok(secrets)
