@@ -31,9 +31,8 @@ mod tests {
     fn start(world: &World, seconds: u64) -> (Screen, tokio::task::JoinHandle<Result<(), Error>>) {
         let (screen, config) = (Screen::default(), world.config.clone());
         let mut out = screen.clone();
-        let login = async move {
-            browser::login(&config, "default", options(seconds), &mut out).await
-        };
+        let login =
+            async move { browser::login(&config, "default", options(seconds), &mut out).await };
         (screen, tokio::spawn(login))
     }
 
@@ -198,13 +197,19 @@ mod tests {
         for (fault, said) in [
             (answer(404, ""), "does not offer the device flow"),
             (
-                answer(200, "{\"device_code\": \"d\", \"user_code\": \"A\\u001b[2J\", \
-                    \"verification_uri\": \"https://id.example/\"}"),
+                answer(
+                    200,
+                    "{\"device_code\": \"d\", \"user_code\": \"A\\u001b[2J\", \
+                    \"verification_uri\": \"https://id.example/\"}",
+                ),
                 "user_code",
             ),
             (
-                answer(200, "{\"device_code\": \"d\", \"user_code\": \"A\", \
-                    \"verification_uri\": \"http://id.example/\"}"),
+                answer(
+                    200,
+                    "{\"device_code\": \"d\", \"user_code\": \"A\", \
+                    \"verification_uri\": \"http://id.example/\"}",
+                ),
                 "verification_uri",
             ),
         ] {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::secret::Secret;
+use crate::schedule::Life;
+use crate::secret::{Fingerprint, Secret};
 use proptest::prelude::*;
 
 const POLICY: Policy = Policy { window_s: None, spacing_ms: 60_000 };

@@ -1,10 +1,11 @@
 //! The keeper of one credential: runs its rotation machine against the clock, the store and the
 //! provider, and publishes what comes of it.
 
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use filter::bundle::{Credential, Token, TokenType};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -13,8 +14,8 @@ use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::provider::Provider;
 use crate::publish::Publisher;
-use crate::publish::health::{Refreshes, Status};
-use crate::rotation::{Event, Machine, Outcome, Policy, Settlement, View};
+use crate::publish::health::Refreshes;
+use crate::rotation::{Event, Machine, Outcome, Policy, Settlement};
 use crate::serve::desk::Command;
 use crate::serve::exchange::{self, Conclusion};
 use crate::store::{Error, Grant, Stamp, Store};
@@ -107,25 +108,25 @@ impl Keeper {
     pub fn load(&mut self, now: Now) {
         self.stamp = self.store.stamp();
         match self.store.load(now.unix()) {
-            Ok(grant) => {
+            // Our own write is still to come.
+            Ok(None) if self.unsaved => {}
+            Ok(Some(stored)) if stored.generation < self.held_generation() => self.unsaved = true,
+            Ok(Some(stored)) if self.grant.as_ref() == Some(&stored) => {
+                self.unsaved = false;
                 self.alarm = None;
-                let held = self.grant.as_ref().map_or(0, |held| held.generation);
-                match grant {
-                    // Older than ours: our write is still to come.
-                    Some(stored) if stored.generation < held => self.unsaved = true,
-                    Some(stored) if self.grant.as_ref() == Some(&stored) => {}
-                    stored => {
-                        self.unsaved = false;
-                        self.fresh = false;
-                        self.hold(stored.map(|grant| self.own(grant, now)));
-                    }
-                }
+            }
+            Ok(stored) => {
+                self.unsaved = false;
+                self.alarm = None;
+                self.fresh = false;
+                self.grant = stored.map(|grant| self.own(grant, now));
             }
             Err(error) => {
-                tracing::error!(credential = %self.name, error = %chain::line(&error), "grant not read");
-                self.alarm = Some(chain::line(&error));
-                // What we hold is better than what is there.
-                self.unsaved = self.grant.is_some() && matches!(error, Error::Corrupt { .. });
+                let line = chain::line(&error);
+                tracing::error!(credential = %self.name, error = %line, "grant not read");
+                self.alarm = Some(line);
+                // What we hold is better than what was there.
+                self.unsaved |= self.grant.is_some() && matches!(error, Error::Corrupt { .. });
             }
         }
         self.tell_machine(now);
@@ -145,8 +146,8 @@ impl Keeper {
         grant
     }
 
-    fn hold(&mut self, grant: Option<Grant>) {
-        self.grant = grant;
+    fn held_generation(&self) -> u64 {
+        self.grant.as_ref().map_or(0, |held| held.generation)
     }
 
     fn tell_machine(&mut self, now: Now) {
@@ -221,7 +222,7 @@ impl Keeper {
                 self.renew(grant, false, now)
             }
             Some(Conclusion::Gone) => {
-                self.hold(None);
+                self.grant = None;
                 self.feed(Event::Stored(None), now);
                 let failure = failure("logged_out");
                 Outcome::Failed(failure)
@@ -229,7 +230,7 @@ impl Keeper {
             Some(Conclusion::Failed { failure, grant, alarm }) => {
                 self.count(now, Err(&failure.class));
                 if let Some(grant) = grant {
-                    self.hold(Some(*grant));
+                    self.grant = Some(*grant);
                     self.note_alarm(alarm);
                     self.tell_machine(now);
                 } else if alarm.is_some() || !self.unsaved {
@@ -240,7 +241,7 @@ impl Keeper {
             Some(Conclusion::Terminal { reason, grant }) => {
                 self.count(now, Err(&reason));
                 tracing::error!(credential = %self.name, %reason, "the grant is dead: log in again");
-                self.hold(Some(*grant));
+                self.grant = Some(*grant);
                 Outcome::Terminal { reason }
             }
             // Its task panicked; the lock is free again and the note of the intent is on disk.
@@ -253,7 +254,7 @@ impl Keeper {
         let facts = grant.facts(false, now);
         self.expires_ms = facts.token.map_or(0, |token| token.life.expires_ms);
         self.fresh = fresh;
-        self.hold(Some(grant));
+        self.grant = Some(grant);
         Outcome::Renewed(facts)
     }
 
@@ -263,23 +264,6 @@ impl Keeper {
         if let Some(alarm) = &self.alarm {
             tracing::error!(credential = %self.name, error = %alarm,
                 "the new grant is in memory only; writing it is tried again each second");
-        }
-    }
-
-    fn count(&mut self, now: Now, result: Result<bool, &str>) {
-        self.refreshes.last_refresh_at = Some(now.unix());
-        match result {
-            Ok(rotated) => {
-                self.refreshes.last_refresh_status = Some("success".to_owned());
-                self.refreshes.last_refresh_error_class = None;
-                self.refreshes.refresh_token_rotated = rotated;
-                self.refreshes.refresh_success_count += 1;
-            }
-            Err(class) => {
-                self.refreshes.last_refresh_status = Some("failure".to_owned());
-                self.refreshes.last_refresh_error_class = Some(class.to_owned());
-                self.refreshes.refresh_failure_count += 1;
-            }
         }
     }
 
@@ -319,58 +303,6 @@ impl Keeper {
         });
         // The exchange's end wakes us; an expiry that is past must not spin meanwhile.
         due.clamp(Duration::from_millis(20), LONGEST_SLEEP)
-    }
-
-    fn publish(&self, now: Now) {
-        let credential = self.credential(now);
-        let mut status = Status {
-            alarm: self.alarm.clone(),
-            oauth_refresh: self.refreshes.clone(),
-            token_endpoint: self.grant.as_ref().map(|grant| grant.token_endpoint.to_string()),
-            ..Status::default()
-        };
-        match &credential {
-            Credential::Ready(token) => {
-                status.state = "ready".to_owned();
-                status.generation = Some(token.generation);
-                status.expires_at = Some(token.expires_at);
-            }
-            Credential::LoginRequired { reason } => {
-                status.state = "login_required".to_owned();
-                status.reason = Some(reason.clone());
-            }
-            Credential::Unavailable { reason, .. } => {
-                status.state = "unavailable".to_owned();
-                status.reason = Some(reason.clone());
-            }
-        }
-        self.publisher.update(&self.name, credential, status, now.unix_ms);
-    }
-
-    fn credential(&self, now: Now) -> Credential {
-        let token = self.grant.as_ref().and_then(|grant| grant.token.as_ref());
-        match (self.machine.view(now.boot_ms), token) {
-            (View::Ready, Some(token)) => {
-                let expires_at = if self.has_strayed(now) {
-                    now.on_wall_clock(self.expires_ms)
-                } else {
-                    token.expires_at
-                };
-                Credential::Ready(Token {
-                    access_token: token.access_token.clone(),
-                    token_type: TokenType::Bearer,
-                    expires_at,
-                    generation: token.generation,
-                })
-            }
-            (View::Ready, None) => {
-                Credential::Unavailable { reason: "no_access_token".into(), retry_at: now.unix() }
-            }
-            (View::LoginRequired { reason }, _) => Credential::LoginRequired { reason },
-            (View::Unavailable { reason, retry_ms }, _) => {
-                Credential::Unavailable { reason, retry_at: now.on_wall_clock(retry_ms) }
-            }
-        }
     }
 
     fn settle(&mut self, now: Now) {

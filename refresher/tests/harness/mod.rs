@@ -123,9 +123,9 @@ impl Peer {
 
     /// Waits for a token of another generation than this.
     pub async fn token_after(&self, generation: u64) -> Token {
-        self.await_state(|state| {
-            matches!(state, Credential::Ready(token) if token.generation > generation)
-        })
+        self.await_state(
+            |state| matches!(state, Credential::Ready(token) if token.generation > generation),
+        )
         .await;
         self.token().await
     }
@@ -214,7 +214,6 @@ impl Screen {
 
 /// Ports that are free now.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

@@ -1,0 +1,79 @@
+//! What a keeper tells the world: the credential's state, and how its refreshes went.
+
+use filter::bundle::{Credential, Token, TokenType};
+
+use super::Keeper;
+use crate::clock::Now;
+use crate::publish::health::Status;
+use crate::rotation::View;
+
+impl Keeper {
+    pub(super) fn publish(&self, now: Now) {
+        let credential = self.credential(now);
+        let mut status = Status {
+            alarm: self.alarm.clone(),
+            oauth_refresh: self.refreshes.clone(),
+            token_endpoint: self.grant.as_ref().map(|grant| grant.token_endpoint.to_string()),
+            ..Status::default()
+        };
+        match &credential {
+            Credential::Ready(token) => {
+                status.state = "ready".to_owned();
+                status.generation = Some(token.generation);
+                status.expires_at = Some(token.expires_at);
+            }
+            Credential::LoginRequired { reason } => {
+                status.state = "login_required".to_owned();
+                status.reason = Some(reason.clone());
+            }
+            Credential::Unavailable { reason, .. } => {
+                status.state = "unavailable".to_owned();
+                status.reason = Some(reason.clone());
+            }
+        }
+        self.publisher.update(&self.name, credential, status, now.unix_ms);
+    }
+
+    fn credential(&self, now: Now) -> Credential {
+        let token = self.grant.as_ref().and_then(|grant| grant.token.as_ref());
+        match (self.machine.view(now.boot_ms), token) {
+            (View::Ready, Some(token)) => {
+                let expires_at = if self.has_strayed(now) {
+                    now.on_wall_clock(self.expires_ms)
+                } else {
+                    token.expires_at
+                };
+                Credential::Ready(Token {
+                    access_token: token.access_token.clone(),
+                    token_type: TokenType::Bearer,
+                    expires_at,
+                    generation: token.generation,
+                })
+            }
+            (View::Ready, None) => {
+                Credential::Unavailable { reason: "no_access_token".into(), retry_at: now.unix() }
+            }
+            (View::LoginRequired { reason }, _) => Credential::LoginRequired { reason },
+            (View::Unavailable { reason, retry_ms }, _) => {
+                Credential::Unavailable { reason, retry_at: now.on_wall_clock(retry_ms) }
+            }
+        }
+    }
+
+    pub(super) fn count(&mut self, now: Now, result: Result<bool, &str>) {
+        self.refreshes.last_refresh_at = Some(now.unix());
+        match result {
+            Ok(rotated) => {
+                self.refreshes.last_refresh_status = Some("success".to_owned());
+                self.refreshes.last_refresh_error_class = None;
+                self.refreshes.refresh_token_rotated = rotated;
+                self.refreshes.refresh_success_count += 1;
+            }
+            Err(class) => {
+                self.refreshes.last_refresh_status = Some("failure".to_owned());
+                self.refreshes.last_refresh_error_class = Some(class.to_owned());
+                self.refreshes.refresh_failure_count += 1;
+            }
+        }
+    }
+}
