@@ -20,15 +20,18 @@ help: ## List the chores
 
 .PHONY: demo
 demo: build envoy ## Show the main job on a real Envoy, then stay up until Ctrl-C
-	@cargo run --quiet --release --package tests --bin demo
+	@$(DEMO)
 
 .PHONY: smoke
 smoke: build envoy ## The same as demo, but end; fails if a proof does not hold
-	@cargo run --quiet --release --package tests --bin demo -- --exit
+	@$(DEMO) --exit
+
+# Asked for by name, so that Ctrl-C reaches the demo alone and not cargo around it.
+DEMO = cargo build --quiet --package tests && REFRESHER_BIN=target/release/refresher exec target/debug/demo
 
 .PHONY: build
-build: toolchain ## Build the refresher and the filter: target/release/refresher, target/filter.wasm
-	@cargo build --quiet --release --package refresher --package tests
+build: toolchain ## Build what is installed: target/release/refresher and target/filter.wasm
+	@cargo build --quiet --release --package refresher
 	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
 	@cp target/$(TARGET)/wasm/filter.wasm $(WASM)
 	@size=$$(wc -c < $(WASM)); if (( size > 300 * 1024 )); then \
@@ -64,8 +67,22 @@ target/python/.installed: tests/requirements.txt
 test: build envoy python ## Run every test; the last line counts them
 	@cargo build --quiet --workspace
 	@status=0; \
-	cargo test --workspace --no-fail-fast 2>&1 | tee target/test.log || status=1; \
+	cargo test --quiet --workspace --no-fail-fast 2>&1 | tee target/test.log || status=1; \
 	awk '/^test result:/ {passed += $$4; failed += $$6} \
 	  END {printf "%d passed, %d failed\n", passed, failed; exit failed > 0 || passed == 0}' \
 	  target/test.log || status=1; \
 	exit $$status
+
+.PHONY: lint
+lint: toolchain ## Check format, lints, documentation and dependencies, each as an error
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	cargo clippy --quiet --profile wasm --target $(TARGET) --package filter --lib -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+	@command -v cargo-deny >/dev/null || { \
+	  echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --log-level error check bans licenses sources
+
+.PHONY: clean
+clean: ## Remove everything that was built or fetched
+	rm -rf target

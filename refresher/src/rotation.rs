@@ -93,13 +93,14 @@ impl Machine {
         self.begin(now_ms)
     }
 
-    /// When to send the next [`Event::Tick`] at the latest.
-    pub fn wake_ms(&self) -> Option<u64> {
+    /// When to send the next [`Event::Tick`] at the latest, as of `now_ms`.
+    pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
         let due = match self.phase {
             Phase::Waiting { due_ms, .. } => due_ms,
             Phase::Exchanging | Phase::Dead { .. } => None,
         };
-        due.into_iter().chain(self.token().map(|token| token.life.expires_ms)).min()
+        let expiry = self.token().map(|token| token.life.expires_ms).filter(|&at| at > now_ms);
+        due.into_iter().chain(expiry).min()
     }
 
     /// What to publish at `now_ms`. A token that is valid is never withdrawn, whatever has become
@@ -115,7 +116,8 @@ impl Machine {
         let unavailable = |retry_ms| View::Unavailable { reason: reason.to_owned(), retry_ms };
         match &self.phase {
             Phase::Dead { reason } => View::LoginRequired { reason: reason.clone() },
-            Phase::Exchanging => unavailable(now_ms.saturating_add(1000)),
+            // Most take less than a second.
+            Phase::Exchanging => unavailable(self.last_exchange_ms.unwrap_or(now_ms) + 1000),
             Phase::Waiting { due_ms, .. } => unavailable(due_ms.unwrap_or(now_ms).max(now_ms)),
         }
     }

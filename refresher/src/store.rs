@@ -164,7 +164,7 @@ impl Store {
     }
 }
 
-/// Replaces a private file of ours that is no grant, such as Envoy's configuration: all or
+/// Replaces a private file of ours that can be made anew, such as Envoy's configuration: all or
 /// nothing, 0600 in a 0700 directory.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod tests {
 
     use filter::bundle::Credential;
     use refresher::config::Config;
+    use refresher::http;
     use refresher::store::{Intent, Lock};
     use serde_json::{Value, json};
     use simulator::{Fault, Mode, Options, Target};
@@ -202,6 +203,29 @@ mod tests {
         assert_eq!(peer.reject(token.generation).await.1["retry_after"], 40);
         assert_eq!(peer.reject(token.generation).await.0, 503);
         assert_eq!(world.control().summary().refresh_requests, 1);
+    }
+
+    #[tokio::test]
+    async fn silence_and_a_trickle_end_at_the_deadline() {
+        let faults = [
+            Fault { silence: true, count: Some(1), ..token_fault() },
+            Fault { drip_ms: Some(1000), count: Some(1), ..token_fault() },
+        ];
+        join_all(faults.into_iter().map(|fault| Box::pin(gives_up_on(fault))).collect()).await;
+    }
+
+    async fn gives_up_on(fault: Fault) {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        world.control().set_fault(fault);
+        age().await;
+        let limit = http::DEADLINE + Duration::from_secs(2);
+        let rejection = tokio::time::timeout(limit, peer.reject(token.generation));
+        assert_eq!(rejection.await.unwrap().0, 503);
+        let health = peer.get("/health").await.1;
+        assert_eq!(health["oauth_refresh"]["last_refresh_error_class"], "timeout");
+        assert_eq!(peer.token().await, token);
     }
 
     #[tokio::test]

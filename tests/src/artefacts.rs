@@ -25,12 +25,15 @@ pub fn filter_module() -> Result<PathBuf> {
     existing(root().join("target/filter.wasm"), "run `make build`")
 }
 
-/// The refresher's program, of the same build as the caller.
+/// The refresher's program: `REFRESHER_BIN`, else the one that was built with the caller.
 ///
 /// # Errors
 ///
 /// When it has not been built.
 pub fn refresher_binary() -> Result<PathBuf> {
+    if let Some(set) = std::env::var_os("REFRESHER_BIN") {
+        return existing(set.into(), "run `make build`");
+    }
     let own = std::env::current_exe().context("the path of this program")?;
     // Tests live one folder below the programs.
     let folders = own.ancestors().skip(1).take(2);

@@ -86,7 +86,7 @@ async fn reject(State(service): State<Service>, body: Bytes) -> Response {
         return json(StatusCode::BAD_REQUEST, &refusal);
     };
     let Rejection { credential, generation, status } = rejection;
-    tracing::info!(%credential, generation, status, "the upstream refused a token");
+    tracing::debug!(%credential, generation, status, "the upstream refused a token");
     match service.desk.reject(&credential, generation).await {
         Some(Settlement::Replaced) => {
             let document = service.publisher.subscribe().borrow().document.clone();

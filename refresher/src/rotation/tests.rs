@@ -42,7 +42,7 @@ fn is_exchange(action: Option<Action>) -> bool {
 fn without_a_grant_there_is_nothing_to_do() {
     let mut machine = Machine::new(POLICY);
     assert_eq!(machine.advance(Event::Stored(None), START, share()), None);
-    assert_eq!(machine.wake_ms(), None);
+    assert_eq!(machine.wake_ms(START), None);
     let reason = "never_logged_in".to_owned();
     assert_eq!(machine.view(START), View::LoginRequired { reason });
     assert_eq!(machine.settle(1, START), Settlement::LoginRequired);
@@ -52,7 +52,7 @@ fn without_a_grant_there_is_nothing_to_do() {
 fn a_token_is_refreshed_at_half_of_its_life_and_the_next_one_again() {
     let mut machine = ready();
     let half = START + 10_800_000;
-    assert_eq!(machine.wake_ms(), Some(half));
+    assert_eq!(machine.wake_ms(START), Some(half));
     assert_eq!(machine.advance(Event::Tick, half - 1, share()), None);
     assert!(is_exchange(machine.advance(Event::Tick, half, share())));
     assert_eq!(machine.view(half), View::Ready);
@@ -63,7 +63,7 @@ fn a_token_is_refreshed_at_half_of_its_life_and_the_next_one_again() {
     let next = Outcome::Renewed(facts(2, half + 10, 21_600));
     assert_eq!(machine.advance(Event::Exchanged(next), half + 10, share()), None);
     assert_eq!(machine.settle(1, half + 10), Settlement::Replaced);
-    assert_eq!(machine.wake_ms(), Some(half + 10 + 10_800_000));
+    assert_eq!(machine.wake_ms(START), Some(half + 10 + 10_800_000));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_rejection_refreshes_at_once_but_not_a_young_token() {
     let mut machine = ready();
     assert_eq!(machine.advance(Event::Rejected { generation: 1 }, START + 300, share()), None);
     assert_eq!(machine.settle(1, START + 300), Settlement::Pending);
-    assert_eq!(machine.wake_ms(), Some(START + YOUNG_MS));
+    assert_eq!(machine.wake_ms(START), Some(START + YOUNG_MS));
     assert!(is_exchange(machine.advance(Event::Tick, START + YOUNG_MS, share())));
 
     let mut machine = ready();
@@ -139,7 +139,7 @@ fn a_failed_refresh_keeps_the_token_and_backs_off() {
     for _ in 0..12 {
         machine.advance(Event::Exchanged(Outcome::Failed(failure("http_503"))), now, share());
         assert_eq!(machine.view(now), View::Ready);
-        let due = machine.wake_ms().unwrap();
+        let due = machine.wake_ms(START).unwrap();
         assert!(matches!(machine.settle(1, now), Settlement::Unavailable { .. }));
         pauses.push((due - now) / 1000);
         now = due;
@@ -155,7 +155,7 @@ fn retry_after_is_the_least_that_is_waited() {
     machine.advance(Event::Tick, now, share());
     let asked = Failure { retry_after_s: Some(120), ..failure("http_429") };
     machine.advance(Event::Exchanged(Outcome::Failed(asked)), now, share());
-    assert_eq!(machine.wake_ms(), Some(now + 120_000));
+    assert_eq!(machine.wake_ms(START), Some(now + 120_000));
     assert_eq!(machine.settle(1, now), Settlement::Unavailable { retry_after_s: 120 });
 }
 
@@ -168,7 +168,7 @@ fn an_unanswered_exchange_is_tried_again_within_its_time() {
         let lost = Failure { unanswered: true, ..failure("timeout") };
         let most = Share::of(u32::MAX);
         machine.advance(Event::Exchanged(Outcome::Failed(lost)), now, most);
-        let due = machine.wake_ms().unwrap();
+        let due = machine.wake_ms(START).unwrap();
         assert!(due - now <= UNANSWERED_MS / 2);
         now = due;
         assert!(is_exchange(machine.advance(Event::Tick, now, share())));
@@ -190,7 +190,7 @@ fn a_dead_grant_stays_dead_until_a_login_while_its_token_serves_to_the_end() {
     assert_eq!(machine.view(now), View::Ready);
     assert_eq!(machine.settle(1, now), Settlement::LoginRequired);
     let end = START + 21_600_000;
-    assert_eq!(machine.wake_ms(), Some(end));
+    assert_eq!(machine.wake_ms(START), Some(end));
     for event in [Event::Tick, Event::Rejected { generation: 1 }] {
         assert_eq!(machine.advance(event, end, share()), None);
     }
@@ -223,7 +223,7 @@ fn a_login_during_an_exchange_wins_over_its_result() {
     assert_eq!(machine.advance(Event::Stored(Some(facts(9, now, 600))), now, share()), None);
     machine.advance(Event::Exchanged(Outcome::Renewed(facts(8, now, 21_600))), now, share());
     assert_eq!(machine.settle(8, now), Settlement::Replaced);
-    assert_eq!(machine.wake_ms(), Some(now + 300_000));
+    assert_eq!(machine.wake_ms(START), Some(now + 300_000));
 }
 
 /// What a history is made of.
@@ -327,7 +327,7 @@ impl World {
         match step {
             Step::Wait(ms) => self.now += ms,
             Step::WaitUntilDue => {
-                self.now = self.machine.wake_ms().unwrap_or(self.now).max(self.now);
+                self.now = self.machine.wake_ms(self.now).unwrap_or(self.now).max(self.now);
             }
             Step::Reject | Step::RejectOlder => {
                 let older = u64::from(matches!(step, Step::RejectOlder));

@@ -6,6 +6,7 @@ mod report;
 use std::sync::Arc;
 use std::time::Duration;
 
+use filter::bundle::Credential;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -49,6 +50,7 @@ pub struct Keeper {
     exchange: Option<JoinHandle<Conclusion>>,
     /// When the token expires on the boot-time clock, in milliseconds.
     expires_ms: u64,
+    published: Option<Credential>,
 }
 
 impl Keeper {
@@ -73,6 +75,7 @@ impl Keeper {
             waiting: Vec::new(),
             exchange: None,
             expires_ms: 0,
+            published: None,
         }
     }
 
@@ -298,10 +301,9 @@ impl Keeper {
     }
 
     fn pause(&self, now: Now) -> Duration {
-        let due = self.machine.wake_ms().map_or(LONGEST_SLEEP, |wake_ms| {
+        let due = self.machine.wake_ms(now.boot_ms).map_or(LONGEST_SLEEP, |wake_ms| {
             Duration::from_millis(wake_ms.saturating_sub(now.boot_ms))
         });
-        // The exchange's end wakes us; an expiry that is past must not spin meanwhile.
         due.clamp(Duration::from_millis(20), LONGEST_SLEEP)
     }
 

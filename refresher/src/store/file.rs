@@ -162,7 +162,8 @@ impl Draft {
         Ok(Self { file: File::from(fd), name })
     }
 
-    /// Writes the file to the disk and puts it in the place of its target, all or nothing.
+    /// Writes the file to the disk and puts it in the place of its target, all or nothing, and
+    /// for good.
     pub(super) fn commit(
         mut self,
         bytes: &[u8],
@@ -172,12 +173,16 @@ impl Draft {
     ) -> Result<(), Error> {
         let failed =
             |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
-        self.file.write_all(bytes).map_err(failed("write its successor"))?;
-        self.file
-            .set_len(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
-            .map_err(failed("cut its successor to size"))?;
+        self.fill(bytes, path)?;
         self.file.sync_all().map_err(failed("sync its successor"))?;
         rename(directory, &self.name, target, path)
+    }
+
+    fn fill(&mut self, bytes: &[u8], path: &Path) -> Result<(), Error> {
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.file.write_all(bytes).and_then(|()| self.file.set_len(length)).map_err(|source| {
+            Error::Io { operation: "write its successor", path: path.to_owned(), source }
+        })
     }
 }
 
@@ -195,17 +200,16 @@ pub(super) fn remove(directory: &OwnedFd, name: &str, path: &Path) -> Result<(),
     }
 }
 
-/// Replaces a private file outside the grants, such as Envoy's configuration.
-///
-/// # Errors
-///
-/// When the directory is not ours or the file cannot be written.
+/// Replaces a private file that can be made anew, such as Envoy's configuration: whole, but not
+/// waiting for the disk.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let (Some(parent), Some(name)) =
-        (path.parent(), path.file_name().and_then(|name| name.to_str()))
-    else {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (Some(parent), Some(name)) = (path.parent(), name) else {
         return Err(refuse(path, "no file name", "the path of a file"));
     };
     let directory = create_private(parent)?;
-    Draft::create(&directory, name, path)?.commit(bytes, &directory, name, path)
+    let mut draft = Draft::create(&directory, name, path)?;
+    draft.fill(bytes, path)?;
+    fs::renameat(&directory, &draft.name, &directory, name)
+        .map_err(|errno| io("rename", path, errno))
 }

@@ -166,5 +166,10 @@ impl Lock<'_> {
 /// These types have string keys and no floats, so they always serialize; an empty file would be
 /// found corrupt.
 fn serialize<T: Serialize>(value: &T) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(serde_json::to_vec_pretty(value).unwrap_or_default())
+    // Room for all at once: growing would leave copies of the secrets behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(32 << 10));
+    if serde_json::to_writer_pretty(&mut *bytes, value).is_err() {
+        bytes.clear();
+    }
+    bytes
 }

@@ -141,7 +141,9 @@ impl Envoy {
             .arg(program.path())
             .arg("--use-dynamic-base-id")
             .arg("-c")
-            .arg(&paths.bootstrap);
+            .arg(&paths.bootstrap)
+            // Envoy knows the digest; the key itself is none of its business.
+            .env_remove("PROXY_API_KEY");
         if let Some(concurrency) = concurrency {
             command.arg("--concurrency").arg(concurrency.to_string());
         }

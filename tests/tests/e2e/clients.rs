@@ -150,13 +150,21 @@ async fn the_openai_sdk_needs_no_key_on_loopback_and_is_told_to_log_in() -> Resu
 
 /// The two kinds of streams: a path, and a request that asks for a stream of so many pieces.
 fn streams(chunks: u64, delay_ms: u64) -> [(&'static str, Value); 2] {
-    let common =
-        json!({"model": "grok-4", "stream": true, "x_chunks": chunks, "x_delay_ms": delay_ms});
-    let mut chat = common.clone();
-    chat["messages"] = json!([{"role": "user", "content": "Hello"}]);
-    chat["stream_options"] = json!({"include_usage": true});
-    let mut responses = common;
-    responses["input"] = "Hello".into();
+    let chat = json!({
+        "model": "grok-4",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": true,
+        "stream_options": {"include_usage": true},
+        "x_chunks": chunks,
+        "x_delay_ms": delay_ms,
+    });
+    let responses = json!({
+        "model": "grok-4",
+        "input": "Hello",
+        "stream": true,
+        "x_chunks": chunks,
+        "x_delay_ms": delay_ms,
+    });
     [("/v1/chat/completions", chat), ("/v1/responses", responses)]
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The names of the tests begin with the case that they prove, where there is one.
 
+#![cfg(test)]
+
 mod clients;
 mod closed;
 mod headers;

@@ -8,8 +8,9 @@ use crate::publish::health::Status;
 use crate::rotation::View;
 
 impl Keeper {
-    pub(super) fn publish(&self, now: Now) {
-        let credential = self.credential(now);
+    pub(super) fn publish(&mut self, now: Now) {
+        let credential = steady(self.published.take(), self.credential(now));
+        self.published = Some(credential.clone());
         let mut status = Status {
             alarm: self.alarm.clone(),
             oauth_refresh: self.refreshes.clone(),
@@ -75,5 +76,24 @@ impl Keeper {
                 self.refreshes.refresh_failure_count += 1;
             }
         }
+    }
+}
+
+/// The published state again where the new one differs only by the rounding of a time: two clocks
+/// that are read one after the other do not always round alike, and each change of the state is a
+/// new bundle.
+fn steady(published: Option<Credential>, new: Credential) -> Credential {
+    match (&published, &new) {
+        (
+            Some(Credential::Unavailable { reason, retry_at }),
+            Credential::Unavailable { reason: other, retry_at: later },
+        ) if reason == other && retry_at.abs_diff(*later) <= 1 => published.unwrap_or(new),
+        (Some(Credential::Ready(token)), Credential::Ready(other))
+            if token.generation == other.generation
+                && token.expires_at.abs_diff(other.expires_at) <= 1 =>
+        {
+            published.unwrap_or(new)
+        }
+        _ => new,
     }
 }
