@@ -16,7 +16,7 @@ export ENVOY_BIN := $(ENVOY)
 
 .PHONY: help
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build envoy ## Show the main job on a real Envoy, then stay up until Ctrl-C

@@ -202,3 +202,57 @@ async fn a_refused_token_without_a_successor_is_not_sent_again() -> Result<()> {
     assert_eq!(stack.provider().summary().token_requests, 0, "a dead grant is not tried again");
     Ok(())
 }
+
+/// The bootstrap as a mesh without upstream filters would have it: both jobs in one place.
+fn in_one_place(bootstrap: &str) -> Result<String> {
+    let mut bootstrap: serde_json::Value = serde_json::from_str(bootstrap)?;
+    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    let gate = format!("{manager}/http_filters/0/typed_config/config/configuration/value");
+    *bootstrap.pointer_mut(&gate).context("the gate")? = r#"{"gate": {}, "bearer": {}}"#.into();
+    let upstream = "/static_resources/clusters/0/typed_extension_protocol_options/\
+                    envoy.extensions.upstreams.http.v3.HttpProtocolOptions/http_filters";
+    let filters = bootstrap.pointer_mut(upstream).and_then(serde_json::Value::as_array_mut);
+    filters
+        .context("the upstream filters")?
+        .retain(|filter| filter["name"] != "torchbearer.bearer");
+    let host = format!("{manager}/route_config/virtual_hosts/0");
+    let host = bootstrap.pointer_mut(&host).context("the virtual host")?;
+    host["request_headers_to_remove"] = serde_json::json!(["x-forwarded-proto"]);
+    Ok(bootstrap.to_string())
+}
+
+#[tokio::test]
+async fn in_one_place_a_dead_token_is_replaced_for_the_next_request() -> Result<()> {
+    let mut stack = Stack::prepare(Plan::default()).await?;
+    stack.login().await?;
+    stack.start_refresher().await?;
+    stack.start_envoy_with(&in_one_place(&stack.bootstrap()?)?).await?;
+    let url = stack.url(CHAT);
+    let post = async || {
+        let request = stack.client.post(&url).bearer_auth("unused").header("cookie", "a=1");
+        request.json(&chat("hello")).send().await
+    };
+    for (dead, status) in [
+        (DeadToken::Unauthorized, 401),
+        (DeadToken::Forbidden, 403),
+        (DeadToken::ForbiddenOld, 403),
+    ] {
+        assert_eq!(post().await?.status(), 200, "{dead:?}");
+        let arrived = stack.provider().requests().pop().context("a request")?;
+        assert_eq!(arrived.authorization.len(), 1);
+        for name in ["cookie", "x-forwarded-proto", "x-forwarded-for"] {
+            assert_eq!(arrived.header(name).count(), 0, "{name}");
+        }
+        stack.provider().set_dead_token(dead);
+        stack.provider().kill_access_token();
+        let refreshes = stack.provider().summary().refreshes;
+        let answer = post().await?;
+        assert_eq!(answer.status(), status, "{dead:?}: passed back");
+        assert!(answer.headers().keys().all(|name| !name.as_str().starts_with("x-torchbearer")));
+        assert!(!answer.text().await?.is_empty(), "{dead:?}: with its body");
+        // The next one is served, and waited for no more than the refresh.
+        assert_eq!(post().await?.status(), 200, "{dead:?}");
+        assert_eq!(stack.provider().summary().refreshes, refreshes + 1, "{dead:?}");
+    }
+    Ok(())
+}
