@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn client_keys_reach_the_gate_in_the_form_that_it_reads() {
         let key = ClientKey::new("alice".parse().unwrap(), b"key-of-alice");
-        let bootstrap = rendered("https://api.example.com", &[key.clone()]).unwrap();
+        let bootstrap = rendered("https://api.example.com", std::slice::from_ref(&key)).unwrap();
         let value = format!("{MANAGER}/http_filters/0/{WASM}/configuration/value");
         let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();
         let config = filter::config::Config::parse(document.as_bytes()).unwrap();

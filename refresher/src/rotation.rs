@@ -230,18 +230,16 @@ impl Machine {
         let due_ms = match facts.token {
             // Now or not at all: its time runs out.
             _ if facts.unanswered => now_ms,
-            None => self.spaced(now_ms, None),
-            Some(token) => {
-                let due = schedule::due(token.life, self.policy.window_s, share);
-                self.spaced(due, Some(token.life.obtained_ms))
-            }
+            None => self.spaced(now_ms),
+            Some(token) => self.spaced(schedule::due(token.life, self.policy.window_s, share)),
         };
         self.phase = Phase::Waiting { due_ms: Some(due_ms), cause: Cause::Schedule };
     }
 
-    /// Not sooner than the spacing allows, whatever life a provider gives its tokens.
-    fn spaced(&self, due_ms: u64, obtained_ms: Option<u64>) -> u64 {
-        let last = self.last_exchange_ms.into_iter().chain(obtained_ms).max();
+    /// Not sooner than the spacing allows, whatever life a provider gives its tokens. The first
+    /// exchange of a process is not held back: after a restart somebody waits for it.
+    fn spaced(&self, due_ms: u64) -> u64 {
+        let last = self.last_exchange_ms;
         last.map_or(due_ms, |last| due_ms.max(last.saturating_add(self.policy.spacing_ms)))
     }
 

@@ -89,7 +89,7 @@ fn a_life_shorter_than_the_spacing_makes_no_loop() {
             assert_eq!(machine.advance(Event::Exchanged(next), now, share()), None);
         }
     }
-    assert_eq!(exchanges, 9);
+    assert_eq!(exchanges, 10);
 }
 
 #[test]
@@ -347,7 +347,7 @@ impl World {
             }
             Step::Restart if self.under_way.is_none() => {
                 self.machine = Machine::new(POLICY);
-                // The stored token's age is all that a restart remembers of the spacing.
+                // A new process's first exchange is not held back.
                 self.last_scheduled = None;
                 self.failed = false;
                 self.feed(Event::Stored(self.stored.clone()));

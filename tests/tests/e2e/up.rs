@@ -299,6 +299,38 @@ async fn a_killed_up_leaves_no_envoy() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_envoy_that_is_still_starting_is_not_left_behind() -> Result<()> {
+    let stack = machine(true, SMALL).await?;
+    // A real one asks the kernel itself to end with its parent, once it has come that far.
+    let (program, id) = (stack.dir().join("slow-envoy"), stack.dir().join("id"));
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in\n\
+         *--version*) echo 'envoy  version: abc/1.40.0/Clean/RELEASE/BoringSSL' ;;\n\
+         *--config-yaml*) echo envoy.wasm.runtime.v8 ;;\n\
+         *) echo $$ > {0}.new && mv {0}.new {0} && exec sleep 60 ;;\nesac\n",
+        id.display()
+    );
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    for signal in [Signal::KILL, Signal::TERM] {
+        let mut command = up_command(&stack, &[])?;
+        let mut up = Process::start("up", stack.dir(), command.env("ENVOY_BIN", &program))?;
+        let started = eventually(START, async || fs::read_to_string(&id).ok()?.trim().parse().ok());
+        let envoy: i32 = started.await.context("no Envoy is started")?;
+        up.signal(signal)?;
+        let status = up.wait(END).await?;
+        ensure!(signal == Signal::KILL || status.code() == Some(0), "{status}");
+        let gone = eventually(END, async || (!lives(envoy)).then_some(())).await;
+        if gone.is_none() {
+            let _ = kill_process(Pid::from_raw(envoy).context("no process id")?, Signal::KILL);
+        }
+        gone.with_context(|| format!("Envoy goes on after {signal:?}"))?;
+        fs::remove_file(&id)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_up_does_not_take_the_socket_of_the_first() -> Result<()> {
     let stack = machine(true, SMALL).await?;
     let up = Up::start(&stack, &mut up_command(&stack, &[])?).await?;
