@@ -113,6 +113,17 @@ fn filter(config: &Config) -> Result<PathBuf, Error> {
     if path.is_file() { Ok(path) } else { Err(Error::NoFilter { path }) }
 }
 
+/// The system's certificates, where the usual systems keep them.
+fn system_certificates() -> Option<PathBuf> {
+    let bundles = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    bundles.into_iter().map(PathBuf::from).find(|bundle| bundle.is_file())
+}
+
 /// Starts Envoy on the first port that is free, and looks after it until `stop`.
 async fn attend(
     config: &Config,
@@ -122,6 +133,7 @@ async fn attend(
     mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Error> {
     let paths = Paths::new(&config.state_dir);
+    let trusted_ca = config.envoy.trusted_ca.clone().or_else(system_certificates);
     let mut tried = None;
     let (envoy, address) = loop {
         let address = port::free(config.listener, tried)?;
@@ -131,7 +143,7 @@ async fn attend(
             filter: &filter,
             socket: &config.socket,
             admin: &paths.admin,
-            trusted_ca: config.envoy.trusted_ca.as_deref(),
+            trusted_ca: trusted_ca.as_deref(),
             client_keys: &config.client_keys,
         })?;
         store::replace_private(&paths.bootstrap, text.as_bytes())?;

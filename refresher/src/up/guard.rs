@@ -1,5 +1,7 @@
 //! How Envoy dies with us. This program starts itself as a guard, which asks the kernel for a
-//! signal at its parent's death and then becomes Envoy: the request outlives the `exec`.
+//! signal at its parent's death and then becomes Envoy: the request outlives the `exec`. Envoy
+//! makes the same request itself, with SIGTERM, once it has come that far; this one covers the
+//! time before.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
