@@ -1,6 +1,7 @@
 # The one door to every chore. `make` alone lists them.
 
 SHELL := /bin/bash
+export PIP_ROOT_USER_ACTION := ignore
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
@@ -33,7 +34,7 @@ DEMO = cargo build --quiet --package tests && REFRESHER_BIN=target/release/refre
 build: toolchain ## Build what is installed: target/release/refresher and target/filter.wasm
 	@cargo build --quiet --release --package refresher
 	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
-	@cp target/$(TARGET)/wasm/filter.wasm $(WASM)
+	@cargo run --quiet --package slim -- target/$(TARGET)/wasm/filter.wasm $(WASM)
 	@cp $(WASM) target/release/filter.wasm
 	@size=$$(wc -c < $(WASM)); if (( size > 300 * 1024 )); then \
 	  echo "$(WASM) has $$size bytes, more than 300 KiB" >&2; exit 1; fi
@@ -77,6 +78,12 @@ test: build envoy python ## Run every test; the last line counts them
 	  END {printf "%d passed, %d failed\n", passed, failed; exit failed > 0 || passed == 0}' \
 	  target/test.log || status=1; \
 	exit $$status
+
+.PHONY: soak
+soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=any
+	@cargo build --quiet --package tests
+	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/debug/soak \
+	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 .PHONY: lint
 lint: toolchain ## Check format, lints, documentation and dependencies, each as an error

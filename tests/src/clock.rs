@@ -8,13 +8,29 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Time since a start.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[expect(clippy::disallowed_methods, reason = "the edge: where time is measured")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long that is ago.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// Tries until something is there, at most for `limit`.
-#[expect(clippy::disallowed_methods, reason = "the edge: where a wait is bounded")]
 pub async fn eventually<T>(
     limit: Duration,
     mut attempt: impl AsyncFnMut() -> Option<T>,
 ) -> Option<T> {
-    let start = Instant::now();
+    let start = Stopwatch::start();
     loop {
         if let Some(found) = attempt().await {
             return Some(found);

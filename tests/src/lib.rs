@@ -11,7 +11,7 @@ mod raw;
 mod stack;
 
 pub use artefacts::{envoy_binary, filter_module, python, refresher_binary, webdriver};
-pub use clock::{eventually, unix_now};
+pub use clock::{Stopwatch, eventually, unix_now};
 pub use process::Process;
 pub use raw::{Answer, http_client, raw_request, unix_request};
 pub use stack::{Plan, Stack, free_port, own_port};

@@ -38,6 +38,8 @@ pub struct Plan {
     pub settings: String,
     /// Envoy's log level.
     pub envoy_log: &'static str,
+    /// Whether the programs' logs are kept to themselves at the end.
+    pub quiet: bool,
 }
 
 impl Default for Plan {
@@ -52,6 +54,7 @@ impl Default for Plan {
             workers: 2,
             settings: String::new(),
             envoy_log: "info",
+            quiet: false,
         }
     }
 }
@@ -186,6 +189,11 @@ upstream = "{url}"
         Ok(command)
     }
 
+    fn launch(&self, name: &str, command: &mut Command) -> Result<Process> {
+        let process = Process::start(name, self.dir(), command)?;
+        Ok(if self.plan.quiet { process.quiet() } else { process })
+    }
+
     /// Logs in by the device flow, which the provider approves at once.
     ///
     /// # Errors
@@ -193,7 +201,7 @@ upstream = "{url}"
     /// When the login fails.
     pub async fn login(&self) -> Result<()> {
         let mut command = self.refresher_command(&["login", "--device"])?;
-        let mut login = Process::start("login", self.dir(), &mut command)?;
+        let mut login = self.launch("login", &mut command)?;
         let status = login.wait(START).await?;
         if !status.success() {
             bail!("the login ended with {status}: {}", login.log());
@@ -208,7 +216,7 @@ upstream = "{url}"
     /// When it does not.
     pub async fn start_refresher(&mut self) -> Result<()> {
         let mut command = self.refresher_command(&["serve"])?;
-        let mut refresher = Process::start("refresher", self.dir(), &mut command)?;
+        let mut refresher = self.launch("refresher", &mut command)?;
         let socket = self.socket();
         let ready = eventually(START, async || {
             if refresher.ended().is_some() {
@@ -264,7 +272,7 @@ upstream = "{url}"
         command.arg("-c").arg(file).arg("--use-dynamic-base-id");
         command.args(["--concurrency", &self.plan.workers.to_string()]);
         command.args(["-l", self.plan.envoy_log]);
-        let mut envoy = Process::start("envoy", self.dir(), &mut command)?;
+        let mut envoy = self.launch("envoy", &mut command)?;
         let listening = eventually(START, async || {
             if envoy.ended().is_some() {
                 return Some(None);
