@@ -4,7 +4,6 @@
 //! was done and what it proves. With `--exit` it ends after the last proof; without, it stays up
 //! until Ctrl-C. It exits with 0 only if every proof held.
 
-use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -33,27 +32,27 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match interruptible(run(exit)).await {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) => {
+    match run(exit).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(130),
+        Err(error) => {
             eprintln!("\ndemo: a proof failed: {error:#}");
             ExitCode::FAILURE
         }
-        None => ExitCode::from(130),
     }
 }
 
-/// Runs until the end or a signal; either way, what was started is stopped when it is dropped.
-async fn interruptible<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut terminate = signal(SignalKind::terminate()).ok()?;
-    tokio::select! {
-        done = work => Some(done),
-        _ = tokio::signal::ctrl_c() => None,
-        _ = terminate.recv() => None,
-    }
-}
-
-async fn run(exit: bool) -> Result<()> {
+/// Shows everything. Returns whether it came to the end before a signal did; either way, what was
+/// started has ended.
+async fn run(exit: bool) -> Result<bool> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut stopped = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
     println!("Torchbearer: a simulated provider, the real refresher, a real Envoy.\n");
     let dir = TempDir::new()?;
     let redirect = free_port()?;
@@ -63,13 +62,50 @@ async fn run(exit: bool) -> Result<()> {
     })
     .await?;
     let config = configuration(dir.path(), simulator.url(), redirect)?;
+    let mut up = None;
+    let base = tokio::select! {
+        base = show(dir.path(), &config, &simulator, &mut up) => Some(base),
+        () = stopped() => None,
+    };
+    if let (Some(Ok(base)), Some(up), false) = (&base, &mut up, exit) {
+        invite(base);
+        tokio::select! {
+            () = stopped() => println!(),
+            status = up.wait(Duration::MAX) => bail!("refresher up ended: {:?}", status?),
+        }
+    }
+    if let Some(up) = up {
+        let log = up.log();
+        let status = up.stop().await?;
+        ensure!(status.success(), "refresher up ended with {status}:\n{}", tail(&log));
+    }
+    let Some(base) = base else {
+        return Ok(false);
+    };
+    let base = base?;
+    let answer = http_client()?.get(&base).send().await;
+    ensure!(answer.is_err(), "something still answers on {base}");
+    said("end", "refresher and Envoy have ended");
+    println!("\nEvery proof held.");
+    Ok(true)
+}
+
+/// Starts everything and shows each proof. Returns the address that Envoy serves on.
+async fn show(
+    dir: &Path,
+    config: &Path,
+    simulator: &Simulator,
+    running: &mut Option<Process>,
+) -> Result<String> {
     said("provider", &format!("an OAuth server and an API, both strict, at {}", simulator.url()));
 
-    login(dir.path(), &config, simulator.control()).await?;
+    login(dir, config, simulator.control()).await?;
 
-    let mut command = command(&config, &["up"])?;
+    let mut command = command(config, &["up"])?;
+    // Ctrl-C is for this program, which then stops that one.
+    command.process_group(0);
     command.env("ENVOY_BIN", envoy_binary()?).env("TORCHBEARER_FILTER", filter_module()?);
-    let mut up = Process::start("up", dir.path(), &mut command)?.quiet();
+    let up = running.insert(Process::start("up", dir, &mut command)?.quiet());
     let base = up.printed(START, base_url).await.with_context(|| up.log())?;
     said("up", &format!("Envoy serves on {base}, with the refresher beside it"));
 
@@ -78,34 +114,19 @@ async fn run(exit: bool) -> Result<()> {
         proofs.plain().await?;
         proofs.stream().await?;
         proofs.dead_token().await?;
-        memory(&up)
+        memory(up)
     };
     shown.await.with_context(|| format!("the end of the log:\n{}", tail(&up.log())))?;
+    Ok(base)
+}
 
-    if !exit {
-        println!("\nTry it, or point any OpenAI client at {base}/v1 with any API key:\n");
-        println!("  curl {base}/v1/chat/completions -H 'content-type: application/json' \\");
-        println!(
-            "    -d '{{\"model\": \"grok-4\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'\n"
-        );
-        println!("Ctrl-C ends it and leaves nothing running.");
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-            status = up.wait(Duration::MAX) => bail!("refresher up ended: {:?}", status?),
-        }
-        println!();
-    }
-    let id = up.id();
-    let status = up.stop().await?;
-    ensure!(status.success(), "refresher up ended with {status}");
-    let answer = http_client()?.get(&base).send().await;
-    ensure!(answer.is_err(), "something still answers on {base}");
-    ensure!(id.is_none_or(|id| !Path::new(&format!("/proc/{id}")).exists()), "it still runs");
-    said("end", "refresher and Envoy have ended");
-    println!("\nEvery proof held.");
-    Ok(())
+fn invite(base: &str) {
+    println!("\nTry it, or point any OpenAI client at {base}/v1 with any API key:\n");
+    println!("  curl {base}/v1/chat/completions -H 'content-type: application/json' \\");
+    println!(
+        "    -d '{{\"model\": \"grok-4\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'\n"
+    );
+    println!("Ctrl-C ends it and leaves nothing running.");
 }
 
 fn said(step: &str, what: &str) {
