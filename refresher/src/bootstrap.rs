@@ -72,6 +72,19 @@ pub enum Error {
 ///
 /// When the upstream has no host, or a path is not UTF-8.
 pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
+    render_with_headers(settings, &[])
+}
+
+/// The same with headers that every request to the API gets, in place of the client's of that
+/// name. Envoy's admin interface shows them.
+///
+/// # Errors
+///
+/// As [`render`].
+pub fn render_with_headers(
+    settings: &Settings<'_>,
+    upstream_headers: &[(String, String)],
+) -> Result<String, Error> {
     let shipped: Value =
         serde_saphyr::from_str(SHIPPED).map_err(|error| Error::Yaml(error.to_string()))?;
     let mut bootstrap = Bootstrap(shipped);
@@ -92,6 +105,7 @@ pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
     bootstrap.set(&format!("{gate}/configuration/value"), plugin.to_string())?;
 
     bootstrap.set_upstream(settings)?;
+    bootstrap.add_headers(upstream_headers)?;
     Ok(bootstrap.0.to_string())
 }
 
@@ -110,6 +124,24 @@ impl Bootstrap {
     fn remove(&mut self, path: &str, member: &str) -> Result<(), Error> {
         let removed = self.at(path)?.as_object_mut().and_then(|object| object.remove(member));
         removed.map(drop).ok_or_else(|| Error::Missing { path: format!("{path}/{member}") })
+    }
+
+    fn add_headers(&mut self, headers: &[(String, String)]) -> Result<(), Error> {
+        if headers.is_empty() {
+            return Ok(());
+        }
+        let option = |(name, value): &(String, String)| {
+            // A single percent sign begins a command of Envoy's formatter.
+            let value = value.replace('%', "%%");
+            json!({"header": {"key": name, "value": value},
+                   "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"})
+        };
+        let options: Vec<Value> = headers.iter().map(option).collect();
+        let path = format!("{MANAGER}/route_config/virtual_hosts/0");
+        if let Some(host) = self.at(&path)?.as_object_mut() {
+            host.insert("request_headers_to_add".to_owned(), options.into());
+        }
+        Ok(())
     }
 
     fn set_upstream(&mut self, settings: &Settings<'_>) -> Result<(), Error> {
@@ -220,6 +252,29 @@ mod tests {
         let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();
         let config = filter::config::Config::parse(document.as_bytes()).unwrap();
         assert_eq!(config.gate.unwrap().client_keys, [key]);
+    }
+
+    #[test]
+    fn headers_for_the_api_replace_the_clients_and_are_taken_literally() {
+        let upstream: Url = "https://api.example.com".parse().unwrap();
+        let settings = Settings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            upstream: &upstream,
+            filter: Path::new("/f"),
+            socket: Path::new("/s"),
+            admin: Path::new("/a"),
+            trusted_ca: None,
+            client_keys: &[],
+        };
+        let headers = [("x-team".to_owned(), "50%REQ(authorization)%".to_owned())];
+        let with = render_with_headers(&settings, &headers).unwrap();
+        let with: Value = serde_json::from_str(&with).unwrap();
+        let path = format!("{MANAGER}/route_config/virtual_hosts/0/request_headers_to_add");
+        let expected = json!([{"header": {"key": "x-team", "value": "50%%REQ(authorization)%%"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]);
+        assert_eq!(with.pointer(&path), Some(&expected));
+        let without: Value = serde_json::from_str(&render(&settings).unwrap()).unwrap();
+        assert_eq!(without.pointer(&path), None);
     }
 
     #[test]

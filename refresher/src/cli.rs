@@ -2,7 +2,9 @@
 
 mod args;
 mod exit;
+mod handover;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,8 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{self, Config};
+use crate::login::terminal::Display;
 use crate::login::{browser, device};
-use crate::{chain, clock, login, serve, status, up};
+use crate::{chain, clock, login, logout, serve, status, up};
 use args::{Arguments, Command, LoginArguments};
 
 pub use exit::Exit;
@@ -63,6 +66,19 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> {
     match command {
         Command::Login(arguments) => log_in(&config, &arguments).await,
+        Command::Logout { credential } => {
+            let farewell = logout::run(&config, &credential).await?;
+            let line = farewell.line(&credential, &config.provider.name);
+            if let logout::Farewell::Untold(_) = farewell {
+                eprintln!("refresher: {line}");
+                return Ok(Exit::Network);
+            }
+            println!("{line}");
+            Ok(Exit::Done)
+        }
+        Command::Import(arguments) => handover::import(&config, arguments).await,
+        Command::Export(arguments) => handover::export(&config, arguments).await,
+        Command::Transfer(arguments) => handover::transfer(&config, arguments).await,
         Command::Serve(_) => {
             let mut sidecar = serve::start(config).await?;
             tokio::select! {
@@ -101,7 +117,9 @@ async fn log_in(config: &Config, arguments: &LoginArguments) -> anyhow::Result<E
     let credential = &arguments.credential;
     let work = async {
         if arguments.device {
-            device::login(config, credential, out).await
+            let terminal = std::io::stdout().is_terminal();
+            let display = if terminal { Display::Terminal } else { Display::Plain };
+            device::login(config, credential, display, out).await
         } else {
             let options =
                 browser::Options { open: !arguments.no_browser, timeout: arguments.timeout() };

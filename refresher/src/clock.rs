@@ -1,5 +1,8 @@
 //! The one place that reads clocks and draws random numbers.
 
+use std::fmt;
+use std::sync::Arc;
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// What the boot-time clock shows at boot, in milliseconds: enough that a token obtained long
@@ -54,6 +57,33 @@ pub fn now() -> Now {
     Now {
         unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
         boot_ms: ORIGIN_MS.saturating_add(seconds.saturating_mul(1000)).saturating_add(millis),
+    }
+}
+
+/// A source of time: the system's, or a test's.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Now + Send + Sync>);
+
+impl Clock {
+    /// The system's clocks.
+    pub fn system() -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Clocks that show what `read` says.
+    pub fn of(read: impl Fn() -> Now + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Reads both clocks.
+    pub fn now(&self) -> Now {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
     }
 }
 

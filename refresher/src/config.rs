@@ -2,6 +2,7 @@
 //! type that the program works with. All bad settings are reported together.
 
 mod file;
+mod import;
 mod problem;
 mod provider;
 mod section;
@@ -11,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use filter::client::ClientKey;
+pub use import::Import;
 pub use problem::{Problem, Problems};
 
 use crate::provider::Provider;
@@ -34,6 +36,8 @@ pub struct Config {
     pub client_keys: Vec<ClientKey>,
     /// When the token is refreshed.
     pub rotation: Rotation,
+    /// Where other programs keep their logins.
+    pub import: Import,
     /// How `up` runs Envoy.
     pub envoy: Envoy,
 }
@@ -161,6 +165,7 @@ pub fn resolve(
     let listener = listener(&file, overrides, env, &mut problems);
     let client_keys = client_keys(&file, env, listener.host, &mut problems);
     let rotation = rotation(&file, env, &mut problems);
+    let import = import::resolve(&file, env, &mut problems);
     let state_dir =
         path(overrides.state_dir.as_ref(), env, "TORCHBEARER_STATE_DIR", file.state_dir).or_else(
             || home(env, "XDG_STATE_HOME", ".local/state").map(|dir| dir.join("torchbearer")),
@@ -183,7 +188,13 @@ pub fn resolve(
     };
     let name = overrides.provider.clone().or_else(|| text(env, "TORCHBEARER_PROVIDER"));
     let name = name.or(file.provider).unwrap_or_else(|| "xai".to_owned());
-    let provider = provider::choose(&name, file.providers, &mut problems);
+    let provider = provider::choose(&name, file.providers, &mut problems).map(|mut provider| {
+        for path in [&mut provider.client_secret_file, &mut provider.ca_file].into_iter().flatten()
+        {
+            *path = path.to_str().map_or_else(|| path.clone(), |text| expand(text, env));
+        }
+        provider
+    });
     match provider {
         Some(provider) if problems.is_empty() => Ok(Config {
             provider,
@@ -193,6 +204,7 @@ pub fn resolve(
             listener,
             client_keys,
             rotation,
+            import,
             envoy,
         }),
         _ => Err(Error::Settings(problems)),

@@ -1,6 +1,6 @@
 //! The one outgoing HTTP client: bounded in time and size, never redirected.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -8,6 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::chain;
 use crate::oauth::answer::Response;
 use crate::oauth::request::Request;
 use crate::provider::{Insecure, is_loopback, require_secure};
@@ -27,6 +28,9 @@ pub enum Error {
     /// The client cannot be built, for example without a system trust store.
     #[error("http client cannot be set up")]
     Setup(#[source] reqwest::Error),
+    /// The file of certificates to trust cannot be used.
+    #[error(transparent)]
+    Trust(Box<Untrusted>),
     /// The connection never opened: the provider has seen nothing.
     #[error("provider cannot be reached")]
     NotSent(#[source] reqwest::Error),
@@ -36,6 +40,16 @@ pub enum Error {
     /// The answer is larger than [`MAX_BYTES`].
     #[error("provider answered with more than {MAX_BYTES} bytes")]
     TooLarge,
+}
+
+/// A `ca_file` that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("ca_file {path}: {reason}; accepted: a PEM file with at least one certificate")]
+pub struct Untrusted {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 impl Error {
@@ -49,6 +63,7 @@ impl Error {
         match self {
             Self::Insecure(_) => "address_refused",
             Self::Setup(_) => "client_setup",
+            Self::Trust(_) => "ca_file",
             Self::NotSent(_) => "connect",
             Self::Unanswered(error) if error.is_timeout() => "timeout",
             Self::Unanswered(_) => "no_answer",
@@ -57,7 +72,17 @@ impl Error {
     }
 }
 
-/// Sends a request and reads the whole answer.
+/// Sends a request and reads the whole answer, within [`DEADLINE`]. The certificates in `ca_file`
+/// are trusted besides the system's.
+///
+/// # Errors
+///
+/// As [`send_within`].
+pub async fn send(request: &Request, ca_file: Option<&Path>) -> Result<Response, Error> {
+    send_within(request, ca_file, DEADLINE).await
+}
+
+/// Sends a request and reads the whole answer within `deadline`.
 ///
 /// The client lives for this one exchange: they are minutes apart, and a trust store held in
 /// between would be most of the process's memory.
@@ -65,9 +90,13 @@ impl Error {
 /// # Errors
 ///
 /// See [`Error`]. An answer of any status is no error.
-pub async fn send(request: &Request) -> Result<Response, Error> {
+pub async fn send_within(
+    request: &Request,
+    ca_file: Option<&Path>,
+    deadline: Duration,
+) -> Result<Response, Error> {
     require_secure(&request.url)?;
-    exchange(&client(&request.url)?, request).await
+    exchange(&client(&request.url, ca_file, deadline)?, request).await
 }
 
 /// Asks the server on a unix socket for a path, within `deadline`. Without a form it is a `GET`.
@@ -94,6 +123,10 @@ async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Respons
             .post(request.url.clone())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form.expose().to_owned()),
+    };
+    let builder = match &request.basic {
+        None => builder,
+        Some((user, password)) => builder.basic_auth(user, Some(password.expose())),
     };
     receive(builder.header(ACCEPT, "application/json")).await
 }
@@ -124,19 +157,36 @@ fn failure(error: reqwest::Error) -> Error {
     }
 }
 
-fn client(url: &Url) -> Result<reqwest::Client, Error> {
+fn client(url: &Url, ca_file: Option<&Path>, deadline: Duration) -> Result<reqwest::Client, Error> {
     // A second installation changes nothing and says so; that is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder =
-        if url.scheme() == "http" { plain() } else { reqwest::Client::builder().https_only(true) };
+    let builder = match (url.scheme(), ca_file) {
+        ("http", _) => plain(),
+        (_, None) => reqwest::Client::builder().https_only(true),
+        (_, Some(path)) => {
+            reqwest::Client::builder().https_only(true).tls_certs_merge(certificates(path)?)
+        }
+    };
     // A proxy could not reach our loopback, and must not see what is for it alone.
     let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
     builder
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(DEADLINE)
+        .timeout(deadline)
         .pool_max_idle_per_host(0)
         .build()
         .map_err(Error::Setup)
+}
+
+fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
+    let refused =
+        |reason: String| Error::Trust(Box::new(Untrusted { path: path.to_owned(), reason }));
+    let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+        .map_err(|error| refused(chain::line(&error)))?;
+    if certificates.is_empty() {
+        return Err(refused("has no certificate".to_owned()));
+    }
+    Ok(certificates)
 }
 
 /// A client that speaks no TLS, with an empty trust store so that none is loaded.

@@ -5,6 +5,7 @@ pub mod callback;
 pub mod device;
 mod listen;
 pub mod pages;
+pub mod terminal;
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::publish::server::RELOAD_PATH;
 use crate::store::{self, Grant, Store, TokenRecord};
 use crate::{chain, clock};
 
-/// How long a running refresher may take to hear of a login.
+/// How long a running refresher may take to hear of a change.
 const NOTICE: Duration = Duration::from_secs(2);
 
 /// Why a login did not come about. The grant that was there before is intact.
@@ -120,6 +121,7 @@ async fn keep(
     let client_id = config.provider.client_id.clone();
     let mut grant =
         Grant::new(endpoints.issuer, endpoints.token, client_id, refresh_token, generation);
+    grant.auth_method = endpoints.auth_method;
     grant.scope = granted.scope;
     grant.token = granted.access_token.map(|access_token| TokenRecord {
         access_token,
@@ -130,9 +132,14 @@ async fn keep(
     lock.save(&grant)?;
     lock.forget()?;
     drop(lock);
-    // Without one it is found at the next start; a deaf one looks for itself each second.
+    notify(config).await;
+    Ok(())
+}
+
+/// Tells a running refresher that a grant has changed. Without one it is found at the next start;
+/// a deaf one looks for itself each second.
+pub async fn notify(config: &Config) {
     if let Err(error) = http::ask_socket(&config.socket, RELOAD_PATH, true, NOTICE).await {
         tracing::debug!(error = %chain::line(&error), "no running refresher was told");
     }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod authorize;
+pub mod client;
 pub mod device;
 pub mod lifetime;
 pub mod request;

@@ -5,10 +5,12 @@ pub mod preset;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use crate::store::Grant;
+use crate::oauth::client::{AuthMethod, Client, Proof};
+use crate::store::{self, Grant};
 
 /// An OAuth 2.0 provider and the API behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +25,14 @@ pub struct Provider {
     pub token_endpoint: Option<Url>,
     /// Where the device flow begins.
     pub device_authorization_endpoint: Option<Url>,
-    /// The public client's id.
+    /// Where grants are ended (RFC 7009).
+    pub revocation_endpoint: Option<Url>,
+    /// The client's id.
     pub client_id: String,
+    /// The file with the client's secret, if it has one. Read at each use.
+    pub client_secret_file: Option<PathBuf>,
+    /// How the secret is presented; unset: as the provider's metadata say.
+    pub token_endpoint_auth_method: Option<AuthMethod>,
     /// The scopes to ask for.
     pub scopes: Vec<String>,
     /// The ports of 127.0.0.1 that the client registered for its callback, in order of choice.
@@ -33,10 +41,17 @@ pub struct Provider {
     pub redirect_path: String,
     /// Further parameters of the authorization request.
     pub authorize_params: BTreeMap<String, String>,
+    /// Further parameters of token requests.
+    pub token_params: BTreeMap<String, String>,
     /// Origins whose pages may call the callback from a script.
     pub callback_origins: Vec<String>,
+    /// Certificates, PEM, that the provider's may be signed by besides the system's.
+    pub ca_file: Option<PathBuf>,
     /// The API's base address.
     pub upstream: Url,
+    /// Headers of every request to the API. They stand in Envoy's configuration, where its admin
+    /// interface shows them: no place for a credential.
+    pub upstream_headers: Vec<(String, String)>,
 }
 
 /// The endpoints of a provider: those configured, the rest discovered.
@@ -50,14 +65,57 @@ pub struct Endpoints {
     pub token: Url,
     /// Where the device flow begins.
     pub device_authorization: Option<Url>,
+    /// Where grants are ended.
+    pub revocation: Option<Url>,
+    /// How a client presents its secret, where the provider publishes that.
+    pub auth_method: Option<AuthMethod>,
 }
 
 impl Provider {
+    /// The client as the token endpoint is to see it; `published` is the method that the metadata
+    /// led to. Reads the secret's file, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When that file cannot be read, or others can read it.
+    pub fn client(&self, published: Option<AuthMethod>) -> Result<Client, store::Error> {
+        let proof = match &self.client_secret_file {
+            None => Proof::None,
+            Some(path) => {
+                let method = self.token_endpoint_auth_method.or(published);
+                Proof::Secret(store::read_secret(path)?, method.unwrap_or(AuthMethod::Basic))
+            }
+        };
+        Ok(Client { id: self.client_id.clone(), proof, params: self.token_params.clone() })
+    }
+
+    /// The client that a grant was issued to: this one, or the public client of the program that it
+    /// was imported from.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::client`].
+    pub fn client_of(&self, grant: &Grant) -> Result<Client, store::Error> {
+        if grant.client_id == self.client_id {
+            return self.client(grant.auth_method);
+        }
+        let params = self.token_params.clone();
+        Ok(Client { id: grant.client_id.clone(), proof: Proof::None, params })
+    }
+
+    /// Whether the client's id is the preset's, and not one that the user has chosen.
+    pub fn has_preset_client(&self) -> bool {
+        let preset = preset::preset(&self.name).and_then(|fields| fields.client_id);
+        preset.as_ref() == Some(&self.client_id) && self.client_secret_file.is_none()
+    }
+
     /// Whether a grant is this provider's and this client's, so that its refresh token may be sent
     /// where the grant says.
     ///
     /// The token endpoint must be the configured one exactly. Where only the issuer is configured,
     /// the grant must name it; a grant that names none must at least be exchanged on its origin.
+    /// An imported grant may be of the client of the program that it came from: `import` has
+    /// judged that.
     pub fn granted(&self, grant: &Grant) -> bool {
         let endpoint = match (&self.token_endpoint, &self.issuer, &grant.issuer) {
             (Some(configured), _, _) => *configured == grant.token_endpoint,
@@ -68,7 +126,7 @@ impl Provider {
             (None, None, _) => false,
         };
         endpoint
-            && grant.client_id == self.client_id
+            && (grant.client_id == self.client_id || grant.source.is_some())
             && require_secure(&grant.token_endpoint).is_ok()
     }
 }

@@ -88,6 +88,7 @@ impl Machine {
             Event::Stored(facts) => self.learn(facts, now_ms, share),
             Event::Exchanged(outcome) => self.conclude(outcome, now_ms, share),
             Event::Rejected { generation } => self.reject(generation, now_ms),
+            Event::Doubted => self.hurry(now_ms),
             Event::Tick => {}
         }
         self.begin(now_ms)
@@ -255,6 +256,14 @@ impl Machine {
             self.rejections_ms.push(now_ms);
             let due_ms = now_ms.max(token.life.obtained_ms.saturating_add(YOUNG_MS));
             self.phase = Phase::Waiting { due_ms: Some(due_ms), cause: Cause::Rejection };
+        }
+    }
+
+    /// Brings a scheduled exchange forward, as far as the spacing allows.
+    fn hurry(&mut self, now_ms: u64) {
+        if let Phase::Waiting { due_ms: Some(due_ms), cause: Cause::Schedule } = self.phase {
+            let due_ms = Some(due_ms.min(self.spaced(now_ms)));
+            self.phase = Phase::Waiting { due_ms, cause: Cause::Schedule };
         }
     }
 

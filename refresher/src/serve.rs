@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::publish::server::{Service, router};
 use crate::publish::{Publisher, socket};
 use crate::store::{self, Store};
-use crate::{chain, clock};
+use crate::{chain, clock, import};
 use desk::Desk;
 use keeper::Keeper;
 
@@ -44,6 +44,7 @@ pub struct Sidecar {
     stop: watch::Sender<bool>,
     socket: PathBuf,
     keepers: tokio::task::JoinHandle<()>,
+    imports: tokio::task::JoinHandle<()>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -73,8 +74,9 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     let service = router(Service { provider, publisher, desk });
     let server = tokio::spawn(async move { axum::serve(listener, service).await });
     let keepers = tokio::spawn(keepers.run());
+    let imports = tokio::spawn(import::watch::run(config.clone(), stopping));
     tracing::info!(socket = %config.socket.display(), provider = %config.provider.name, "serving");
-    Ok(Sidecar { stop, socket: config.socket.clone(), keepers, server })
+    Ok(Sidecar { stop, socket: config.socket.clone(), keepers, imports, server })
 }
 
 impl Sidecar {
@@ -96,6 +98,8 @@ impl Sidecar {
         if self.keepers.await.is_err() {
             tracing::error!("a keeper of a credential failed");
         }
+        // An import under way is all or nothing.
+        self.imports.abort();
         self.server.abort();
         if let Err(error) = std::fs::remove_file(&self.socket) {
             tracing::debug!(%error, "the socket was not removed");
@@ -139,7 +143,8 @@ impl Keepers {
         let store = Store::open(&self.config, name)?;
         self.known.insert(name.to_owned(), ());
         let commands = self.desk.register(name);
-        let mut keeper = Keeper::new(name, store, &self.config, self.publisher.clone());
+        let mut keeper =
+            Keeper::new(name, store, &self.config, self.publisher.clone(), clock::Clock::system());
         // The first state is there before the first request.
         keeper.load(clock::now());
         self.tasks.spawn(keeper.run(commands, self.stopping.clone()));

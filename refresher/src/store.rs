@@ -16,6 +16,7 @@ pub use grant::{Grant, TokenRecord, VERSION, Verdict};
 pub use lock::{Intent, Lock, PATIENCE, Reservation};
 
 use crate::config::Config;
+use crate::secret::Secret;
 
 /// What a provider or credential can be called, in words.
 pub const NAME_RULE: &str = "1 to 64 of the characters a-z A-Z 0-9 _ -";
@@ -162,6 +163,21 @@ impl Store {
         names.sort();
         names
     }
+}
+
+/// Reads a secret from a file of the user's: its content without white space around it.
+///
+/// # Errors
+///
+/// When it cannot be read, others can read it, or there is no text of one line in it.
+pub fn read_secret(path: &Path) -> Result<Secret, Error> {
+    let bytes = file::read_secret(path)?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+    if text.is_empty() || text.chars().any(char::is_control) {
+        let (found, accepted) = ("no secret in it", "one line of text, not empty");
+        return Err(Error::Unsafe { path: path.to_owned(), found, accepted });
+    }
+    Ok(Secret::new(text.to_owned()))
 }
 
 /// Replaces a private file of ours that can be made anew, such as Envoy's configuration: all or

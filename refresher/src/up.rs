@@ -137,7 +137,7 @@ async fn attend(
     let mut tried = None;
     let (envoy, address) = loop {
         let address = port::free(config.listener, tried)?;
-        let text = bootstrap::render(&bootstrap::Settings {
+        let settings = bootstrap::Settings {
             listen: address,
             upstream: &config.provider.upstream,
             filter: &filter,
@@ -145,7 +145,9 @@ async fn attend(
             admin: &paths.admin,
             trusted_ca: trusted_ca.as_deref(),
             client_keys: &config.client_keys,
-        })?;
+        };
+        let headers = &config.provider.upstream_headers;
+        let text = bootstrap::render_with_headers(&settings, headers)?;
         store::replace_private(&paths.bootstrap, text.as_bytes())?;
         // What a restart adds to is the log of this run.
         let _ = std::fs::remove_file(&paths.log);

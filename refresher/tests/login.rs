@@ -9,6 +9,7 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
+    use refresher::login::terminal::Display;
     use refresher::login::{Error, browser, device};
     use reqwest::redirect::Policy;
     use simulator::{Fault, Options, Target};
@@ -129,6 +130,131 @@ mod tests {
         assert!(matches!(login.await.unwrap(), Err(Error::Expired)));
     }
 
+    /// A terminal into which the test types.
+    struct Typed(std::sync::mpsc::Receiver<Vec<u8>>, std::io::Cursor<Vec<u8>>);
+
+    impl std::io::Read for Typed {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            loop {
+                match self.1.read(buffer)? {
+                    0 => match self.0.recv() {
+                        Ok(text) => self.1 = std::io::Cursor::new(text),
+                        Err(_) => return Ok(0),
+                    },
+                    read => return Ok(read),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_code_or_the_whole_address_is_pasted_and_another_logins_is_refused() {
+        for whole in [true, false] {
+            let ports = free_ports(1);
+            let world = world(&ports).await;
+            let (typing, typed) = std::sync::mpsc::channel::<Vec<u8>>();
+            let terminal = std::io::BufReader::new(Typed(typed, std::io::Cursor::default()));
+            let (screen, config) = (Screen::default(), world.config.clone());
+            let mut out = screen.clone();
+            let login = tokio::spawn(async move {
+                let options = options(30);
+                let paste = Some(terminal);
+                browser::login_with_paste(&config, "default", options, paste, &mut out).await
+            });
+            let address = screen.line("open ").await;
+            let callback = consent(&address).await;
+            let url = Url::parse(&callback).unwrap();
+            let field = |name: &str| {
+                url.query_pairs().find(|(field, _)| field == name).unwrap().1.into_owned()
+            };
+            let (code, state) = (field("code"), field("state"));
+            // Neither rubbish nor what is of another login ends this one.
+            typing.send(b"\xff\xfe\x00\n\n  \ntwo words\n".to_vec()).unwrap();
+            typing.send(callback.replace(&state, "another").into_bytes()).unwrap();
+            typing.send(b"\n".to_vec()).unwrap();
+            screen.line("that address is of another login").await;
+            assert!(!login.is_finished());
+            let pasted = if whole { callback.clone() } else { code.clone() };
+            typing.send(format!("  {pasted} \n").into_bytes()).unwrap();
+            login.await.unwrap().unwrap();
+            assert!(world.stored().token.is_some());
+            assert!(!screen.text().contains(&code));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_terminal_shows_a_qr_code_and_the_time_left_and_a_pipe_plain_lines() {
+        for (display, drawn) in [(Display::Terminal, true), (Display::Plain, false)] {
+            let world = World::new(Options::default()).await;
+            let (screen, config) = (Screen::default(), world.config.clone());
+            let mut out = screen.clone();
+            let login =
+                tokio::spawn(
+                    async move { device::login(&config, "default", display, &mut out).await },
+                );
+            screen.line("or open ").await;
+            world.control().wait_until(|control| control.summary().token_requests >= 2).await;
+            assert!(world.control().approve_device(None));
+            login.await.unwrap().unwrap();
+            let text = screen.text();
+            assert!(text.contains(&format!("{}/device", world.simulator.url())), "{text}");
+            assert_eq!(text.contains('█'), drawn, "{text}");
+            let redrawn = text.matches("\r\u{1b}[Kwaiting for your approval: ").count();
+            assert_eq!(redrawn >= 2, drawn, "{text:?}");
+            assert_eq!(text.contains(['\r', '\u{1b}']), drawn, "{text:?}");
+            // What was redrawn is taken back at the end.
+            assert_eq!(text.ends_with("\r\u{1b}[K"), drawn, "{text:?}");
+            assert_eq!(text.contains("waiting for your approval, for at most"), !drawn, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn configured_pages_may_call_from_a_script_too_and_no_others() {
+        let ports = free_ports(1);
+        let redirect_uris = vec![format!("http://127.0.0.1:{}/callback", ports[0])];
+        let options = Options { redirect_uris, approve_consent: true, ..Options::default() };
+        let extra = format!(
+            "redirect_ports = {ports:?}\ncallback_origins = [\"https://accounts.example\"]"
+        );
+        let world = World::with(options, &extra).await;
+        let (screen, login) = start(&world, 30);
+        let callback = consent(&screen.line("open ").await).await;
+        let allowed = "access-control-allow-origin";
+        let private = "access-control-allow-private-network";
+        let ask = |method: reqwest::Method, url: &str, origin: &str| {
+            let request = browser().request(method, url).header("origin", origin);
+            let request = request.header("access-control-request-method", "GET");
+            request.header("access-control-request-private-network", "true").send()
+        };
+        let own = "https://accounts.example";
+        for origin in [
+            "https://evil.example",
+            "https://accounts.example.evil.example",
+            "http://accounts.example",
+            "https://accounts.example:8443",
+            "https://ACCOUNTS.example",
+            "null",
+            "",
+        ] {
+            let answer = ask(reqwest::Method::OPTIONS, &callback, origin).await.unwrap();
+            let headers = answer.headers();
+            assert!(!headers.contains_key(allowed) && !headers.contains_key(private), "{origin}");
+            assert!(!headers.contains_key("access-control-allow-methods"), "{origin}");
+        }
+        let answer = ask(reqwest::Method::OPTIONS, &callback, own).await.unwrap();
+        assert_eq!(answer.headers()[allowed], own);
+        assert_eq!(answer.headers()[private], "true");
+        assert_eq!(answer.headers()["vary"], "origin");
+        // The preflight ended nothing; the call itself does, and the page may read the answer.
+        assert!(!login.is_finished());
+        let answer = ask(reqwest::Method::GET, &callback, own).await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()[allowed]),
+            (200, &own.parse().unwrap())
+        );
+        login.await.unwrap().unwrap();
+    }
+
     #[tokio::test]
     async fn only_the_providers_pages_may_call_from_a_script() {
         let ports = free_ports(1);
@@ -155,7 +281,9 @@ mod tests {
         let device = |world: &World| {
             let (screen, config) = (Screen::default(), world.config.clone());
             let mut out = screen.clone();
-            (screen, tokio::spawn(async move { device::login(&config, "default", &mut out).await }))
+            let login =
+                async move { device::login(&config, "default", Display::Plain, &mut out).await };
+            (screen, tokio::spawn(login))
         };
         let page = |status, body: &str| Fault {
             status: Some(status),
@@ -183,6 +311,38 @@ mod tests {
         assert!(matches!(login.await.unwrap(), Err(Error::Expired)));
         assert_eq!(world.stored(), before);
         assert_eq!(world.control().summary().spent_twice, 0);
+    }
+
+    #[tokio::test]
+    async fn metadata_that_lead_elsewhere_are_refused_and_not_followed() {
+        let world = World::new(Options { approve_device: true, ..Options::default() }).await;
+        let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+        elsewhere.set_nonblocking(true).unwrap();
+        let other = format!("http://{}", elsewhere.local_addr().unwrap());
+        let own = world.simulator.url();
+        let discovery = || Fault { count: Some(1), ..Fault::new(Target::Discovery) };
+        let patch = |field: &str, value: &str| Fault {
+            patch: [(field.to_owned(), value.into())].into_iter().collect(),
+            ..discovery()
+        };
+        let location = [("location".to_owned(), format!("{other}/metadata"))].into();
+        for (fault, said) in [
+            (Fault { status: Some(302), headers: location, ..discovery() }, "status 302"),
+            (Fault { body: Some(" ".repeat(2 << 20)), ..discovery() }, "more than 1048576 bytes"),
+            (patch("issuer", &other), "names another issuer"),
+            (patch("issuer", &format!("{own}/other")), "names another issuer"),
+            (patch("token_endpoint", "http://id.example/token"), "token_endpoint"),
+            (patch("revocation_endpoint", "http://id.example/r"), "revocation_endpoint"),
+            (patch("token_endpoint", "https://u:p@id.example/token"), "token_endpoint"),
+        ] {
+            world.control().set_fault(fault);
+            let mut out = std::io::sink();
+            let login = device::login(&world.config, "default", Display::Plain, &mut out).await;
+            let error = refresher::chain::line(&login.unwrap_err());
+            assert!(error.contains(said), "{said}: {error}");
+        }
+        assert!(elsewhere.accept().is_err(), "nobody was sent there");
+        assert_eq!(world.control().summary().token_requests, 0);
     }
 
     #[tokio::test]
@@ -215,7 +375,8 @@ mod tests {
         ] {
             world.control().set_fault(fault);
             let screen = Screen::default();
-            let login = device::login(&world.config, "default", &mut screen.clone()).await;
+            let login =
+                device::login(&world.config, "default", Display::Plain, &mut screen.clone()).await;
             let error = login.unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
             assert_eq!(screen.text(), "");

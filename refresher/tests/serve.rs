@@ -162,34 +162,111 @@ mod tests {
             body: Some(body.to_owned()),
             ..token_fault()
         };
-        let faults = [
+        let once = [
             page(400, ""),
             page(400, "{\"error\": {\"code\": \"invalid_grant\"}}"),
             page(200, "not json"),
             page(401, "<html>invalid_grant</html>"),
             page(403, "{\"error\": \"invalid_grant\"}"),
+            page(302, ""),
+        ];
+        // Tried three times in one exchange.
+        let thrice = [
             page(500, "{\"error\": \"invalid_grant\"}"),
             page(502, ""),
             page(503, ""),
             page(504, ""),
-            page(302, ""),
             Fault { reset: true, ..token_fault() },
         ];
-        join_all(faults.into_iter().map(|fault| Box::pin(recovers_from(fault))).collect()).await;
+        let once = once.into_iter().map(|fault| (fault, 1));
+        let all = once.chain(thrice.into_iter().map(|fault| (fault, 3)));
+        join_all(all.map(|(fault, times)| Box::pin(recovers_from(fault, times))).collect()).await;
     }
 
-    async fn recovers_from(fault: Fault) {
+    async fn recovers_from(fault: Fault, times: u32) {
         let world = World::logged_in(3600).await;
         let peer = world.serve().await;
         let token = peer.token().await;
-        world.control().set_fault(Fault { count: Some(1), ..fault.clone() });
+        world.control().set_fault(Fault { count: Some(times), ..fault.clone() });
         age().await;
         let (status, refusal) = peer.reject(token.generation).await;
         assert_eq!((status, &refusal["error"]), (503, &json!("unavailable")), "{fault:?}");
+        assert!(world.control().summary().refresh_requests >= u64::from(times), "{fault:?}");
         assert!(refusal["retry_after"].as_u64().unwrap() >= 1);
         // Kept meanwhile, and replaced without a restart.
         peer.token_after(token.generation).await;
         world.assert_honest();
+    }
+
+    #[tokio::test]
+    async fn what_passes_within_seconds_costs_one_exchange_and_no_failure() {
+        for fault in [
+            Fault { status: Some(503), ..token_fault() },
+            Fault { status: Some(502), body: Some("<html>".to_owned()), ..token_fault() },
+            Fault { reset: true, ..token_fault() },
+        ] {
+            let world = World::logged_in(3600).await;
+            let peer = world.serve().await;
+            let token = peer.token().await;
+            world.control().set_fault(Fault { count: Some(2), ..fault.clone() });
+            age().await;
+            assert_eq!(peer.reject(token.generation).await.0, 200, "{fault:?}");
+            assert_eq!(world.control().summary().refresh_requests, 3);
+            let health = peer.get("/health").await.1;
+            assert_eq!(health["oauth_refresh"]["refresh_failure_count"], 0);
+            // The note of the exchange is gone.
+            let fingerprint = world.stored().refresh_token.fingerprint();
+            assert_eq!(world.store().intent(&fingerprint).unwrap(), None);
+            world.assert_honest();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refresh_token_follows_no_redirect() {
+        let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        elsewhere.set_nonblocking(true).unwrap();
+        let location = format!("http://{}/token", elsewhere.local_addr().unwrap());
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        let headers = BTreeMap::from([("location".to_owned(), location)]);
+        world.control().set_fault(Fault { status: Some(307), headers, ..token_fault() });
+        age().await;
+        assert_eq!(peer.reject(token.generation).await.0, 503);
+        let health = peer.get("/health").await.1;
+        assert_eq!(health["oauth_refresh"]["last_refresh_error_class"], "http_307");
+        assert!(elsewhere.accept().is_err(), "nobody was sent there");
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_asked_for_is_not_shortened_by_another_try() {
+        let world = World::logged_in(3600).await;
+        let peer = world.serve().await;
+        let token = peer.token().await;
+        let headers = BTreeMap::from([("retry-after".to_owned(), "40".to_owned())]);
+        world.control().set_fault(Fault { status: Some(503), headers, ..token_fault() });
+        age().await;
+        assert_eq!(peer.reject(token.generation).await.1["retry_after"], 40);
+        assert_eq!(world.control().summary().refresh_requests, 1);
+    }
+
+    /// What a provider forgives, it counts from the first use: later failures that reach it or not
+    /// do not move that time, and do not remove the note.
+    #[tokio::test]
+    async fn the_note_of_an_unanswered_exchange_keeps_its_time() {
+        let world = World::logged_in(3600).await;
+        let (token, store) = (world.stored().token.unwrap(), world.store());
+        let at = token.obtained_at - 20;
+        note(&store.lock().await.unwrap(), &world, at);
+        world.control().set_fault(Fault { status: Some(403), ..token_fault() });
+        let peer = world.serve().await;
+        let failed =
+            |health: &Value| health["oauth_refresh"]["refresh_failure_count"].as_u64() >= Some(2);
+        peer.await_health(failed).await;
+        let fingerprint = world.stored().refresh_token.fingerprint();
+        assert_eq!(store.intent(&fingerprint).unwrap(), Some(Intent { fingerprint, at }));
+        world.control().clear_faults(None);
+        peer.token_after(token.generation).await;
     }
 
     #[tokio::test]
@@ -407,13 +484,11 @@ mod tests {
         let lost = Fault { reset: true, mode: Mode::After, count: Some(1), ..token_fault() };
         world.control().set_fault(lost);
         age().await;
-        assert_eq!(peer.reject(token.generation).await.0, 503);
         // This provider forgives nothing; the second try finds that out.
-        peer.await_health(|health| {
-            health["oauth_refresh"]["last_refresh_error_class"] == "invalid_grant"
-        })
-        .await;
         assert_eq!(peer.reject(token.generation).await.0, 409);
+        let health = peer.get("/health").await.1;
+        assert_eq!(health["oauth_refresh"]["last_refresh_error_class"], "exchange_unanswered");
+        assert_eq!(world.stored().verdict.unwrap().reason, "exchange_unanswered");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::handover::{ExportArguments, ImportArguments, TransferArguments};
 use crate::config::Overrides;
 use crate::login::browser::DEFAULT_TIMEOUT;
 use crate::store::{NAME_RULE, is_name};
@@ -18,7 +19,7 @@ Exit codes:
   3    a login is required
   4    the login was denied
   5    the login was not completed in time
-  6    the provider cannot be reached
+  6    the provider, or the host of a transfer, cannot be reached
   130  interrupted
 
 Settings come from flags, then the environment, then the configuration file:
@@ -54,10 +55,22 @@ pub(super) struct Common {
 pub(super) enum Command {
     /// Log in, with a browser on this machine or by a code in any browser
     Login(LoginArguments),
+    /// Revoke a login at the provider and forget it; exits with 6 if the provider was not told
+    Logout {
+        /// The name that it is stored under
+        #[arg(long, value_name = "NAME", default_value = "default", value_parser = credential)]
+        credential: String,
+    },
     /// Run the sidecar: rotate the token and publish it on the unix socket
     Serve(ServeArguments),
     /// Run the sidecar and an Envoy in front of the API, on 127.0.0.1:9996 or the next free port
     Up(UpArguments),
+    /// Take over a login from Hermes, the Grok CLI, a predecessor, or an export
+    Import(ImportArguments),
+    /// Write a login to standard output, for `import` elsewhere
+    Export(ExportArguments),
+    /// Send a login to another machine over ssh, and import it there
+    Transfer(TransferArguments),
     /// Show the login and what a running sidecar makes of it; exits with 3 if a login is required
     Status {
         /// As JSON
@@ -157,7 +170,7 @@ impl Common {
     }
 }
 
-fn credential(name: &str) -> Result<String, String> {
+pub(super) fn credential(name: &str) -> Result<String, String> {
     if is_name(name) { Ok(name.to_owned()) } else { Err(format!("accepted: {NAME_RULE}")) }
 }
 

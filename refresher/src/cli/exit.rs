@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{config, login, oauth, provider, up};
+use crate::{config, export, import, login, oauth, provider, transfer, up};
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Exit {
     Denied,
     /// 5: the login was not completed in time.
     Expired,
-    /// 6: the provider cannot be reached.
+    /// 6: the provider, or the host of a transfer, cannot be reached.
     Network,
     /// 130: interrupted by the user.
     Cancelled,
@@ -54,7 +54,36 @@ impl Exit {
         if let Some(up::Error::LoginRequired { .. }) = error.downcast_ref() {
             return Self::LoginRequired;
         }
-        error.downcast_ref().map_or(Self::Other, Self::of_login)
+        match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+            (Some(error), _, _) => Self::of_import(error),
+            (_, Some(error), _) => Self::of_export(error),
+            (_, _, Some(error)) => Self::of_transfer(error),
+            _ => error.downcast_ref().map_or(Self::Other, Self::of_login),
+        }
+    }
+
+    fn of_import(error: &import::Error) -> Self {
+        match error {
+            import::Error::NoSource { .. } => Self::Usage,
+            import::Error::Discovery(provider::discovery::Error::Http { .. }) => Self::Network,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_export(error: &export::Error) -> Self {
+        match error {
+            export::Error::NotLoggedIn { .. } | export::Error::Dead { .. } => Self::LoginRequired,
+            export::Error::Terminal => Self::Usage,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_transfer(error: &transfer::Error) -> Self {
+        match error {
+            transfer::Error::Export(error) => Self::of_export(error),
+            transfer::Error::Unreachable { .. } => Self::Network,
+            _ => Self::Other,
+        }
     }
 
     fn of_login(error: &login::Error) -> Self {

@@ -22,6 +22,8 @@ pub(super) struct File {
     pub(super) client_keys: Vec<ClientKey>,
     pub(super) window_s: Option<u64>,
     pub(super) spacing_s: Option<u64>,
+    pub(super) hermes: Option<PathBuf>,
+    pub(super) poll_interval_s: Option<u64>,
     pub(super) envoy: Envoy,
     pub(super) providers: Vec<(String, Fields)>,
 }
@@ -68,6 +70,12 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     file.spacing_s = rotation.number("spacing", 1..=86_400, "seconds from 1 to 86400", problems);
     rotation.finish(problems);
 
+    let mut import = root.section("import", problems);
+    file.hermes = import.text("hermes", problems).map(Into::into);
+    file.poll_interval_s =
+        import.number("poll_interval", value::MIN_POLL_S..=86_400, value::POLL, problems);
+    import.finish(problems);
+
     let mut envoy = root.section("envoy", problems);
     let concurrency = envoy.number("concurrency", 1..=1024, "a number from 1 to 1024", problems);
     file.envoy = Envoy {
@@ -93,20 +101,29 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
 
 fn provider(mut section: Section, problems: &mut Problems) -> Fields {
     const PARAMS: &str = "parameter names with strings";
+    const HEADERS: &str = "header names with strings";
     let fields = Fields {
         issuer: section.text("issuer", problems),
         authorization_endpoint: section.text("authorization_endpoint", problems),
         token_endpoint: section.text("token_endpoint", problems),
         device_authorization_endpoint: section.text("device_authorization_endpoint", problems),
+        revocation_endpoint: section.text("revocation_endpoint", problems),
         client_id: section.text("client_id", problems),
+        client_secret_file: section.text("client_secret_file", problems),
+        token_endpoint_auth_method: section.text("token_endpoint_auth_method", problems),
         scopes: section.texts("scopes", problems),
         redirect_ports: section.ports("redirect_ports", problems),
         redirect_path: section.text("redirect_path", problems),
         authorize_params: section
             .map("authorize_params", PARAMS, problems)
             .map(|pairs| pairs.into_iter().collect()),
+        token_params: section
+            .map("token_params", PARAMS, problems)
+            .map(|pairs| pairs.into_iter().collect()),
         callback_origins: section.texts("callback_origins", problems),
         upstream: section.text("upstream", problems),
+        ca_file: section.text("ca_file", problems),
+        upstream_headers: section.map("upstream_headers", HEADERS, problems),
     };
     section.finish(problems);
     fields

@@ -1,8 +1,13 @@
 //! The provider: a preset, overridden field by field, or one of the user's own.
 
+use std::collections::BTreeMap;
+
+use axum::http::HeaderName;
+use filter::headers::{self, Reason};
 use url::Url;
 
 use super::problem::Problems;
+use crate::oauth::client::AuthMethod;
 use crate::provider::preset::{self, Fields};
 use crate::provider::{Provider, require_secure};
 
@@ -48,7 +53,20 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
     let authorization_endpoint = url("authorization_endpoint", fields.authorization_endpoint);
     let token_endpoint = url("token_endpoint", fields.token_endpoint);
     let device = url("device_authorization_endpoint", fields.device_authorization_endpoint);
+    let revocation_endpoint = url("revocation_endpoint", fields.revocation_endpoint);
     let upstream = url("upstream", fields.upstream);
+    let method = fields.token_endpoint_auth_method.and_then(|text| {
+        let method = AuthMethod::parse(&text);
+        if method.is_none() {
+            let setting = format!("providers.{name}.token_endpoint_auth_method");
+            let accepted = "client_secret_basic or client_secret_post";
+            problems.unaccepted(&setting, &format!("{text:?}"), accepted);
+        }
+        method
+    });
+    let token_params = token_params(name, fields.token_params.unwrap_or_default(), problems);
+    let upstream_headers =
+        upstream_headers(name, fields.upstream_headers.unwrap_or_default(), problems);
     let mut require = |met: bool, field: &str, accepted: &str| {
         if !met {
             problems.unaccepted(&format!("providers.{name}.{field}"), "unset", accepted);
@@ -56,19 +74,90 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
     };
     require(stated.0, "issuer", "the issuer's URL, or a token_endpoint");
     require(stated.1, "upstream", "the API's base URL");
-    require(fields.client_id.is_some(), "client_id", "the id of a public client");
+    require(fields.client_id.is_some(), "client_id", "the id of a registered client");
     Some(Provider {
         name: name.to_owned(),
         issuer,
         authorization_endpoint,
         token_endpoint,
         device_authorization_endpoint: device,
+        revocation_endpoint,
+        client_secret_file: fields.client_secret_file.map(Into::into),
+        token_endpoint_auth_method: method,
         client_id: fields.client_id?,
         scopes: fields.scopes.unwrap_or_default(),
         redirect_ports: fields.redirect_ports.unwrap_or_else(|| vec![56121]),
         redirect_path: fields.redirect_path.unwrap_or_else(|| "/callback".to_owned()),
         authorize_params: fields.authorize_params.unwrap_or_default(),
+        token_params,
         callback_origins: fields.callback_origins.unwrap_or_default(),
+        ca_file: fields.ca_file.map(Into::into),
         upstream: upstream?,
+        upstream_headers,
     })
+}
+
+/// Parameters of token requests that are not for a configuration to set.
+const OWN_PARAMS: [&str; 8] = [
+    "client_id",
+    "client_secret",
+    "code",
+    "code_verifier",
+    "device_code",
+    "grant_type",
+    "redirect_uri",
+    "refresh_token",
+];
+
+fn token_params(
+    provider: &str,
+    params: BTreeMap<String, String>,
+    problems: &mut Problems,
+) -> BTreeMap<String, String> {
+    for name in params.keys().filter(|name| OWN_PARAMS.contains(&name.as_str())) {
+        let setting = format!("providers.{provider}.token_params.{name}");
+        problems.unaccepted(&setting, "set by the refresher itself", "any other parameter");
+    }
+    params
+}
+
+/// The longest value of a header, in bytes.
+const MAX_HEADER_BYTES: usize = 4096;
+
+/// Checks the headers for the API. Values are not shown.
+fn upstream_headers(
+    provider: &str,
+    headers: Vec<(String, String)>,
+    problems: &mut Problems,
+) -> Vec<(String, String)> {
+    let mut checked = Vec::new();
+    for (name, value) in headers {
+        let setting = format!("providers.{provider}.upstream_headers.{name}");
+        let Ok(known) = name.parse::<HeaderName>() else {
+            problems.unaccepted(&setting, "not a header name", "the name of an HTTP header");
+            continue;
+        };
+        if !is_settable(known.as_str()) {
+            let accepted = "a name that is not of one connection, of routing, or of Envoy or us, \
+                            and not authorization";
+            problems.unaccepted(&setting, "not for a configuration to set", accepted);
+        }
+        let printable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !printable || value.trim() != value || !(1..=MAX_HEADER_BYTES).contains(&value.len()) {
+            let accepted = "1 to 4096 printable ASCII characters without spaces around them";
+            problems.unaccepted(&setting, "not a header value", accepted);
+        }
+        checked.push((known.as_str().to_owned(), value));
+    }
+    checked
+}
+
+/// Whether a header can be set for every request. Other systems' credentials can: a name alone
+/// does not tell what is secret.
+fn is_settable(name: &str) -> bool {
+    match headers::request_reason(name) {
+        None => !matches!(name, "host" | "content-length" | "content-type" | "expect"),
+        Some(Reason::Credential) => !matches!(name, "authorization" | "proxy-authorization"),
+        Some(_) => false,
+    }
 }

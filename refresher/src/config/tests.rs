@@ -126,3 +126,91 @@ fn the_predecessors_variables_mean_the_same() {
     let config = with("", &[("XAI_PROXY_TOKEN_PATH", "/t/tokens.json")]).unwrap();
     assert_eq!(config.grant_file.unwrap(), Path::new("/t/tokens.json"));
 }
+
+const ACME: &str = "provider = \"acme\"\n[providers.acme]\nclient_id = \"c\"\n\
+    token_endpoint = \"https://id.acme.example/token\"\nupstream = \"https://api.acme.example\"\n";
+
+#[test]
+fn a_confidential_client_and_its_headers_need_only_configuration() {
+    let document = format!(
+        "{ACME}client_secret_file = \"~/secret\"\nca_file = \"/ca.pem\"\n\
+         token_endpoint_auth_method = \"client_secret_post\"\n\
+         revocation_endpoint = \"https://id.acme.example/revoke\"\n\
+         token_params = {{ audience = \"api\" }}\n\
+         upstream_headers = {{ X-Team = \"50% a\", x-api-key = \"k\" }}\n"
+    );
+    let provider = with(&document, &[]).unwrap().provider;
+    assert_eq!(provider.client_secret_file.unwrap(), Path::new("/home/u/secret"));
+    assert_eq!(provider.ca_file.unwrap(), Path::new("/ca.pem"));
+    assert_eq!(provider.token_params["audience"], "api");
+    assert_eq!(provider.revocation_endpoint.unwrap().path(), "/revoke");
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(provider.upstream_headers, [header("x-team", "50% a"), header("x-api-key", "k")]);
+}
+
+#[test]
+fn what_the_refresher_or_envoy_sets_is_not_for_the_file() {
+    let document = format!(
+        "{ACME}token_endpoint_auth_method = \"none\"\n\
+         token_params = {{ client_id = \"x\", refresh_token = \"y\" }}\n"
+    );
+    let message = refusal(&document, &[]);
+    for setting in [
+        "token_endpoint_auth_method: \"none\"; accepted: client_secret_basic or",
+        "token_params.client_id: set by the refresher itself",
+        "token_params.refresh_token: set by",
+    ] {
+        assert!(message.contains(&format!("providers.acme.{setting}")), "{message}");
+    }
+    assert_eq!(message.lines().count(), 3, "{message}");
+    for name in [
+        "authorization",
+        "Proxy-Authorization",
+        "Connection",
+        "transfer-encoding",
+        "te",
+        "host",
+        "cookie",
+        "x-forwarded-for",
+        "x-envoy-retry-on",
+        "x-torchbearer-replay",
+        "accept-encoding",
+        "bad name",
+        ":path",
+        "",
+    ] {
+        let document = format!("{ACME}upstream_headers = {{ \"{name}\" = \"hidden-value\" }}\n");
+        let message = refusal(&document, &[]);
+        assert_eq!(message.lines().count(), 1, "{name}: {message}");
+        assert!(!message.contains("hidden-value"), "{message}");
+    }
+    for value in ["", " a", "a ", "a\\nb", "a\\u0000", "\\u00e4"] {
+        let document = format!("{ACME}upstream_headers = {{ x-a = \"{value}\" }}\n");
+        assert!(refusal(&document, &[]).contains("x-a: not a header value"), "{value:?}");
+    }
+}
+
+#[test]
+fn a_file_of_hermes_is_watched_only_where_one_is_named() {
+    let import = with("", &[]).unwrap().import;
+    assert_eq!((import.hermes, import.poll_interval_s), (None, 60));
+    assert_eq!(import.hermes_file.unwrap(), Path::new("/home/u/.hermes/auth.json"));
+    assert_eq!(import.grok_file.unwrap(), Path::new("/home/u/.grok/auth.json"));
+    let document = "[import]\nhermes = \"~/h.json\"\npoll_interval = 5\n";
+    let import = with(document, &[]).unwrap().import;
+    assert_eq!(import.hermes.as_deref(), Some(Path::new("/home/u/h.json")));
+    assert_eq!((import.hermes_file, import.poll_interval_s), (import.hermes, 5));
+    let env = [("HERMES_AUTH_PATH", "/e/auth.json"), ("HERMES_POLL_INTERVAL", "90")];
+    let import = with(document, &env).unwrap().import;
+    assert_eq!(import.hermes.unwrap(), Path::new("/e/auth.json"));
+    assert_eq!(import.poll_interval_s, 90);
+    let message = refusal("[import]\npoll_interval = 4\nx = 1\n", &[("HERMES_POLL_INTERVAL", "4")]);
+    assert_eq!(
+        message.lines().collect::<Vec<_>>(),
+        [
+            "import.poll_interval: 4; accepted: seconds from 5 to 86400",
+            "import.x: unknown setting; accepted: hermes, poll_interval",
+            "HERMES_POLL_INTERVAL: \"4\"; accepted: seconds from 5 to 86400",
+        ]
+    );
+}

@@ -7,6 +7,10 @@ use super::problem::Refused;
 /// The shortest refresh window, in seconds.
 pub(super) const MIN_WINDOW_S: u64 = 30;
 
+/// The shortest interval between two looks at Hermes's file, in seconds.
+pub(super) const MIN_POLL_S: u64 = 5;
+
+pub(super) const POLL: &str = "seconds from 5 to 86400";
 pub(super) const PORT: &str = "a port from 0 to 65535";
 pub(super) const WINDOW: &str = "seconds, at least 30";
 
@@ -24,6 +28,11 @@ pub(super) fn port(text: &str) -> Result<u16, Refused> {
 pub(super) fn window(text: &str) -> Result<u64, Refused> {
     let window = text.trim().parse().ok().filter(|&window| window >= MIN_WINDOW_S);
     window.ok_or_else(|| refused(text, WINDOW))
+}
+
+pub(super) fn poll(text: &str) -> Result<u64, Refused> {
+    let poll = text.trim().parse().ok().filter(|poll| (MIN_POLL_S..=86_400).contains(poll));
+    poll.ok_or_else(|| refused(text, POLL))
 }
 
 fn refused(text: &str, accepted: &'static str) -> Refused {

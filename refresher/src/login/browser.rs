@@ -1,7 +1,7 @@
 //! The login in a browser on this machine (RFC 8252): PKCE and a loopback callback, or a code
 //! pasted into the terminal.
 
-use std::io::{BufRead as _, IsTerminal as _, Write};
+use std::io::{BufRead, IsTerminal as _, Read as _, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,8 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// Logs in by browser. What the user must do is written to `out`.
+/// Logs in by browser. What the user must do is written to `out`; what the user pastes is read
+/// from the terminal, if there is one.
 ///
 /// # Errors
 ///
@@ -45,6 +46,23 @@ pub async fn login(
     config: &Config,
     credential: &str,
     options: Options,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let terminal = std::io::stdin().is_terminal();
+    let paste = terminal.then(|| std::io::BufReader::new(std::io::stdin()));
+    login_with_paste(config, credential, options, paste, out).await
+}
+
+/// The same with pasted lines from anywhere.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn login_with_paste(
+    config: &Config,
+    credential: &str,
+    options: Options,
+    paste: Option<impl BufRead + Send + 'static>,
     out: &mut impl Write,
 ) -> Result<(), Error> {
     let store = Store::open(config, credential)?;
@@ -79,8 +97,8 @@ pub async fn login(
     let origins = origins(config, &endpoints, &endpoint);
     let serving = listen::serve(listener, expected.clone(), origins, arrivals, ended);
     let serving = tokio::spawn(serving);
-    let pasted = std::io::stdin().is_terminal().then(lines);
-    invite(&url, options.open, pasted.is_some(), out);
+    let pasted = paste.map(lines);
+    invite(&url, options, pasted.is_some(), out);
 
     let waiting = wait(&mut arrived, pasted, &expected, out);
     let (callback, reply) =
@@ -118,14 +136,16 @@ impl Redemption<'_> {
             }
             _ => return Err(Error::Denied),
         };
+        let provider = &self.config.provider;
+        let client = provider.client(self.endpoints.auth_method)?;
         let request = request::redeem_code(
             &self.endpoints.token,
-            &self.config.provider.client_id,
+            &client,
             &code,
             self.redirect_uri,
             code_verifier,
         );
-        let granted = granted(&http::send(&request).await?)?;
+        let granted = granted(&http::send(&request, provider.ca_file.as_deref()).await?)?;
         keep(self.config, self.store, self.endpoints, granted).await
     }
 }
@@ -140,7 +160,7 @@ fn origins(config: &Config, endpoints: &Endpoints, authorization: &Url) -> Arc<[
 /// Waits for a callback or a pasted line that ends the login.
 async fn wait(
     arrived: &mut mpsc::Receiver<Arrival>,
-    mut pasted: Option<mpsc::Receiver<String>>,
+    mut pasted: Option<mpsc::Receiver<Vec<u8>>>,
     expected: &Expected,
     out: &mut impl Write,
 ) -> (Callback, Option<oneshot::Sender<Page>>) {
@@ -160,7 +180,7 @@ async fn wait(
     }
 }
 
-async fn next_line(pasted: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+async fn next_line(pasted: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
     match pasted {
         Some(lines) => match lines.recv().await {
             Some(line) => Some(line),
@@ -171,12 +191,17 @@ async fn next_line(pasted: &mut Option<mpsc::Receiver<String>>) -> Option<String
     }
 }
 
+/// The longest line that is read in one piece, in bytes. What is longer is no code of anybody's.
+const MAX_LINE_BYTES: u64 = 16 << 10;
+
 /// The lines of the terminal. The thread is left behind at the end: a read cannot be called off.
-fn lines() -> mpsc::Receiver<String> {
+fn lines(mut terminal: impl BufRead + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(1);
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
+        loop {
+            let mut line = Vec::new();
+            let read = terminal.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
+            if read.is_err() || line.is_empty() || sender.blocking_send(line).is_err() {
                 return;
             }
         }
@@ -184,11 +209,13 @@ fn lines() -> mpsc::Receiver<String> {
     receiver
 }
 
-fn invite(url: &Url, open: bool, can_paste: bool, out: &mut impl Write) {
-    let opened = open && open_browser(url);
+fn invite(url: &Url, options: Options, can_paste: bool, out: &mut impl Write) {
+    let opened = options.open && open_browser(url);
     let first = if opened { "your browser should open; if not, open" } else { "open" };
     // A terminal that is gone is no reason to stop: the browser may be open already.
     let _ = writeln!(out, "{first} {url}");
+    let minutes = options.timeout.as_secs().div_ceil(60);
+    let _ = writeln!(out, "waiting for your browser, for at most {minutes} min");
     if can_paste {
         let _ = writeln!(out, "or paste the code, or the address you end on, here:");
     }

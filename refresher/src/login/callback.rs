@@ -62,7 +62,10 @@ pub fn judge(path: &str, query: &str, expected: &Expected) -> Callback {
 
 /// Judges a pasted line: the whole address that the browser ended on, or the bare code that a
 /// provider showed.
-pub fn judge_pasted(line: &str, expected: &Expected) -> Callback {
+pub fn judge_pasted(line: &[u8], expected: &Expected) -> Callback {
+    let Ok(line) = std::str::from_utf8(line) else {
+        return Callback::NotFound;
+    };
     let line = line.trim();
     if let Ok(url) = Url::parse(line) {
         return judge(&expected.path, url.query().unwrap_or_default(), expected);
@@ -125,14 +128,34 @@ mod tests {
             ("http://127.0.0.1:56121/callback?code=c&state=right", code("c")),
             ("http://127.0.0.1:56121/callback?code=c&state=wrong", Callback::OtherAttempt),
             ("http://127.0.0.1:56121/callback?code=c", Callback::OtherAttempt),
+            (
+                "http://127.0.0.1:56121/callback?error=access_denied&state=wrong",
+                Callback::OtherAttempt,
+            ),
             ("", Callback::NotFound),
+            ("a\u{1b}[2J", Callback::NotFound),
             ("two words", Callback::NotFound),
         ] {
-            assert_eq!(judge_pasted(line, &expected()), callback, "{line}");
+            assert_eq!(judge_pasted(line.as_bytes(), &expected()), callback, "{line}");
         }
     }
 
     proptest! {
+        #[test]
+        fn no_pasted_bytes_panic_or_pass_control_characters(line: Vec<u8>) {
+            if let Callback::Code(code) = judge_pasted(&line, &expected()) {
+                prop_assert!(code.expose().bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+        }
+
+        #[test]
+        fn no_address_of_another_login_is_taken(code in "[a-z]{1,9}", state in "[a-z]{0,9}") {
+            prop_assume!(state != "right");
+            let line = format!("http://127.0.0.1:56121/callback?code={code}&state={state}");
+            let callback = judge_pasted(line.as_bytes(), &expected());
+            prop_assert_eq!(callback, Callback::OtherAttempt);
+        }
+
         #[test]
         fn no_request_without_the_state_ends_a_login(path in ".{0,20}", query in ".{0,80}") {
             prop_assume!(!query.contains("right"));

@@ -1,8 +1,10 @@
 //! The device login (RFC 8628): a code to enter in any browser.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
+use super::terminal::{CLEAR, Display, qr, waiting};
 use super::{Error, keep};
 use crate::config::Config;
 use crate::oauth::device::{self, DeviceAuthorization, Poller, Step};
@@ -16,7 +18,12 @@ use crate::{chain, clock, http};
 /// # Errors
 ///
 /// See [`Error`].
-pub async fn login(config: &Config, credential: &str, out: &mut impl Write) -> Result<(), Error> {
+pub async fn login(
+    config: &Config,
+    credential: &str,
+    display: Display,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let store = Store::open(config, credential)?;
     let provider = &config.provider;
     let endpoints = discovery::resolve(provider).await?;
@@ -27,50 +34,92 @@ pub async fn login(config: &Config, credential: &str, out: &mut impl Write) -> R
             instead: "log in without --device",
         });
     };
-    let request = request::authorize_device(endpoint, &provider.client_id, &provider.scopes);
-    let authorization = device::read(&http::send(&request).await?)?;
-    tell(&authorization, out);
-    let mut poller = Poller::new(&authorization, clock::now().boot_ms);
-    let request =
-        request::poll_device(&endpoints.token, &provider.client_id, &authorization.device_code);
-    let mut step = poller.wait(clock::now().boot_ms);
-    loop {
+    let (client, ca_file) = (provider.client(endpoints.auth_method)?, provider.ca_file.as_deref());
+    let request = request::authorize_device(endpoint, &client, &provider.scopes);
+    let authorization = device::read(&http::send(&request, ca_file).await?)?;
+    tell(&authorization, display, out);
+    let begun_ms = clock::now().boot_ms;
+    let mut watch = Watch {
+        poller: Poller::new(&authorization, begun_ms),
+        end_ms: begun_ms.saturating_add(authorization.life_s.saturating_mul(1000)),
+        display,
+    };
+    let request = request::poll_device(&endpoints.token, &client, &authorization.device_code);
+    let mut step = watch.poller.wait(begun_ms);
+    let result = loop {
         step = match step {
             Step::PollAt(at_ms) => {
-                let pause = at_ms.saturating_sub(clock::now().boot_ms);
-                tokio::time::sleep(Duration::from_millis(pause)).await;
-                poll(&mut poller, &request).await
+                watch.pause(at_ms, out).await;
+                watch.poll(&request, ca_file).await
             }
-            Step::Granted(granted) => return keep(config, &store, endpoints, granted).await,
-            Step::Denied => return Err(Error::Denied),
-            Step::Expired => return Err(Error::Expired),
-            Step::Failed(code) => return Err(Error::Refused(code)),
+            Step::Granted(granted) => break Ok(granted),
+            Step::Denied => break Err(Error::Denied),
+            Step::Expired => break Err(Error::Expired),
+            Step::Failed(code) => break Err(Error::Refused(code)),
         };
+    };
+    if display == Display::Terminal {
+        let _ = write!(out, "{CLEAR}");
     }
+    keep(config, &store, endpoints, result?).await
 }
 
-async fn poll(poller: &mut Poller, request: &request::Request) -> Step {
-    match http::send(request).await {
-        Ok(response) => {
-            let now = clock::now();
-            poller.advance(answer::read(&response, now.unix()), now.boot_ms)
+/// The wait for the user's approval.
+struct Watch {
+    poller: Poller,
+    /// When the codes expire.
+    end_ms: u64,
+    display: Display,
+}
+
+impl Watch {
+    /// Waits until it is time to poll; a terminal is told each second how much time is left.
+    async fn pause(&self, until_ms: u64, out: &mut impl Write) {
+        loop {
+            let now_ms = clock::now().boot_ms;
+            let pause_ms = until_ms.saturating_sub(now_ms);
+            if pause_ms == 0 {
+                return;
+            }
+            let mut step_ms = pause_ms;
+            if self.display == Display::Terminal {
+                let left_ms = self.end_ms.saturating_sub(now_ms);
+                let _ = write!(out, "{}", waiting(left_ms.div_ceil(1000)));
+                let _ = out.flush();
+                step_ms = step_ms.min(1000);
+            }
+            tokio::time::sleep(Duration::from_millis(step_ms)).await;
         }
-        Err(error) => {
-            tracing::warn!(error = %chain::line(&error), "a poll brought no answer");
-            poller.wait(clock::now().boot_ms)
+    }
+
+    async fn poll(&mut self, request: &request::Request, ca_file: Option<&Path>) -> Step {
+        match http::send(request, ca_file).await {
+            Ok(response) => {
+                let now = clock::now();
+                self.poller.advance(answer::read(&response, now.unix()), now.boot_ms)
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain::line(&error), "a poll brought no answer");
+                self.poller.wait(clock::now().boot_ms)
+            }
         }
     }
 }
 
 /// A terminal that is gone is no reason to stop: the address may have been read already.
-fn tell(authorization: &DeviceAuthorization, out: &mut impl Write) {
+fn tell(authorization: &DeviceAuthorization, display: Display, out: &mut impl Write) {
     let DeviceAuthorization { user_code, verification_uri, verification_uri_complete, .. } =
         authorization;
     let _ = writeln!(out, "open {verification_uri} and enter the code {user_code}");
     if let Some(complete) = verification_uri_complete {
         let _ = writeln!(out, "or open {complete}");
+        if let (Display::Terminal, Some(code)) = (display, qr(complete)) {
+            let _ = writeln!(out, "\n{code}\n");
+        }
     }
-    let minutes = authorization.life_s.div_ceil(60);
-    let _ = writeln!(out, "waiting for your approval, for at most {minutes} min");
+    if display == Display::Plain {
+        let minutes = authorization.life_s.div_ceil(60);
+        let _ = writeln!(out, "waiting for your approval, for at most {minutes} min");
+    }
     let _ = out.flush();
 }

@@ -22,7 +22,8 @@ pub fn seconds(expires_in: Option<&Value>, access_token: &str, unix: u64) -> u64
     stated.or_else(claimed).unwrap_or(DEFAULT_SECONDS).min(MAX_SECONDS)
 }
 
-fn number(value: &Value) -> Option<u64> {
+/// A positive number, a fraction cut off, or the same as a string of digits.
+pub fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
         Value::String(text) => text.trim().parse().ok().and_then(whole),

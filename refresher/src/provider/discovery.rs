@@ -5,6 +5,7 @@ use url::Url;
 
 use crate::http;
 use crate::oauth::answer::Response;
+use crate::oauth::client::AuthMethod;
 use crate::oauth::request;
 use crate::provider::{Endpoints, Insecure, Provider, require_secure};
 
@@ -63,19 +64,43 @@ pub async fn resolve(provider: &Provider) -> Result<Endpoints, Error> {
         (Some(token), issuer) if complete || issuer.is_none() => {
             Ok(overridden(provider, configured(provider, token.clone())))
         }
-        (_, Some(issuer)) => {
-            let answer = http::send(&request::fetch(address(issuer)))
-                .await
-                .map_err(|source| Error::Http { issuer: issuer.clone(), source })?;
-            Ok(overridden(provider, read(&answer, issuer)?))
-        }
+        (_, Some(issuer)) => Ok(overridden(provider, fetch(provider, issuer).await?)),
         (_, None) => Err(Error::NoTokenEndpoint { provider: provider.name.clone() }),
     }
 }
 
-fn configured(provider: &Provider, token: Url) -> Endpoints {
+/// Where a provider ends grants, if it does. Asks the issuer only where the configuration leaves
+/// that open.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn revocation_endpoint(provider: &Provider) -> Result<Option<Url>, Error> {
+    match (&provider.revocation_endpoint, &provider.issuer) {
+        (Some(configured), _) => Ok(Some(configured.clone())),
+        (None, Some(issuer)) => Ok(fetch(provider, issuer).await?.revocation),
+        (None, None) => Ok(None),
+    }
+}
+
+async fn fetch(provider: &Provider, issuer: &Url) -> Result<Endpoints, Error> {
+    let answer = http::send(&request::fetch(address(issuer)), provider.ca_file.as_deref())
+        .await
+        .map_err(|source| Error::Http { issuer: issuer.clone(), source })?;
+    read(&answer, issuer)
+}
+
+/// What the configuration alone says of a provider with this token endpoint.
+pub fn configured(provider: &Provider, token: Url) -> Endpoints {
     let issuer = provider.issuer.as_ref().map(name);
-    Endpoints { issuer, authorization: None, token, device_authorization: None }
+    Endpoints {
+        issuer,
+        authorization: None,
+        token,
+        device_authorization: None,
+        revocation: None,
+        auth_method: None,
+    }
 }
 
 fn overridden(provider: &Provider, found: Endpoints) -> Endpoints {
@@ -87,6 +112,8 @@ fn overridden(provider: &Provider, found: Endpoints) -> Endpoints {
             .device_authorization_endpoint
             .clone()
             .or(found.device_authorization),
+        revocation: provider.revocation_endpoint.clone().or(found.revocation),
+        auth_method: found.auth_method,
     }
 }
 
@@ -109,6 +136,8 @@ struct Wire {
     authorization_endpoint: Option<String>,
     token_endpoint: String,
     device_authorization_endpoint: Option<String>,
+    revocation_endpoint: Option<String>,
+    token_endpoint_auth_methods_supported: Option<Vec<String>>,
 }
 
 /// Reads the answer to a request for an issuer's metadata.
@@ -140,6 +169,10 @@ pub fn read(answer: &Response, issuer: &Url) -> Result<Endpoints, Error> {
             "device_authorization_endpoint",
             wire.device_authorization_endpoint,
         )?,
+        revocation: optional("revocation_endpoint", wire.revocation_endpoint)?,
+        auth_method: wire
+            .token_endpoint_auth_methods_supported
+            .map(|supported| AuthMethod::choose(&supported)),
     })
 }
 

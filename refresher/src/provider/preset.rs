@@ -13,8 +13,14 @@ pub struct Fields {
     pub token_endpoint: Option<String>,
     /// See [`crate::provider::Provider::device_authorization_endpoint`].
     pub device_authorization_endpoint: Option<String>,
+    /// See [`crate::provider::Provider::revocation_endpoint`].
+    pub revocation_endpoint: Option<String>,
     /// See [`crate::provider::Provider::client_id`].
     pub client_id: Option<String>,
+    /// See [`crate::provider::Provider::client_secret_file`].
+    pub client_secret_file: Option<String>,
+    /// See [`crate::provider::Provider::token_endpoint_auth_method`].
+    pub token_endpoint_auth_method: Option<String>,
     /// See [`crate::provider::Provider::scopes`].
     pub scopes: Option<Vec<String>>,
     /// See [`crate::provider::Provider::redirect_ports`].
@@ -23,10 +29,16 @@ pub struct Fields {
     pub redirect_path: Option<String>,
     /// See [`crate::provider::Provider::authorize_params`].
     pub authorize_params: Option<BTreeMap<String, String>>,
+    /// See [`crate::provider::Provider::token_params`].
+    pub token_params: Option<BTreeMap<String, String>>,
     /// See [`crate::provider::Provider::callback_origins`].
     pub callback_origins: Option<Vec<String>>,
     /// See [`crate::provider::Provider::upstream`].
     pub upstream: Option<String>,
+    /// See [`crate::provider::Provider::ca_file`].
+    pub ca_file: Option<String>,
+    /// See [`crate::provider::Provider::upstream_headers`].
+    pub upstream_headers: Option<Vec<(String, String)>>,
 }
 
 impl Fields {
@@ -40,13 +52,21 @@ impl Fields {
             device_authorization_endpoint: self
                 .device_authorization_endpoint
                 .or(other.device_authorization_endpoint),
+            revocation_endpoint: self.revocation_endpoint.or(other.revocation_endpoint),
             client_id: self.client_id.or(other.client_id),
+            client_secret_file: self.client_secret_file.or(other.client_secret_file),
+            token_endpoint_auth_method: self
+                .token_endpoint_auth_method
+                .or(other.token_endpoint_auth_method),
             scopes: self.scopes.or(other.scopes),
             redirect_ports: self.redirect_ports.or(other.redirect_ports),
             redirect_path: self.redirect_path.or(other.redirect_path),
             authorize_params: self.authorize_params.or(other.authorize_params),
+            token_params: self.token_params.or(other.token_params),
             callback_origins: self.callback_origins.or(other.callback_origins),
             upstream: self.upstream.or(other.upstream),
+            ca_file: self.ca_file.or(other.ca_file),
+            upstream_headers: self.upstream_headers.or(other.upstream_headers),
         }
     }
 }

@@ -43,6 +43,8 @@ pub enum Event {
     Stored(Option<Facts>),
     /// Time has passed.
     Tick,
+    /// The token may be older than was thought: better to replace it soon.
+    Doubted,
     /// The exchange that an [`Action`] asked for has ended.
     Exchanged(Outcome),
     /// The upstream refused the token of this generation.

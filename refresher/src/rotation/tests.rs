@@ -67,6 +67,25 @@ fn a_token_is_refreshed_at_half_of_its_life_and_the_next_one_again() {
 }
 
 #[test]
+fn a_doubtful_token_serves_on_and_is_replaced_as_soon_as_the_spacing_allows() {
+    let mut machine = ready();
+    assert!(is_exchange(machine.advance(Event::Doubted, START + 5, share())));
+    assert_eq!(machine.view(START + 5), View::Ready);
+    let next = Outcome::Renewed(facts(2, START + 10, 21_600));
+    assert_eq!(machine.advance(Event::Exchanged(next), START + 10, share()), None);
+    assert_eq!(machine.advance(Event::Doubted, START + 20, share()), None);
+    assert_eq!(machine.wake_ms(START + 20), Some(START + 5 + POLICY.spacing_ms));
+    // A doubt never puts off what is due, and does not revive what is dead or shorten a backoff.
+    let mut machine = ready();
+    machine.advance(Event::Tick, START + 10_800_000, share());
+    let failed = Outcome::Failed(Failure { retry_after_s: Some(40), ..failure("http_503") });
+    machine.advance(Event::Exchanged(failed), START + 10_800_010, share());
+    let due = machine.wake_ms(START + 10_800_010);
+    assert_eq!(machine.advance(Event::Doubted, START + 10_800_020, share()), None);
+    assert_eq!(machine.wake_ms(START + 10_800_020), due);
+}
+
+#[test]
 fn an_expired_token_of_a_restart_is_refreshed_at_once() {
     let mut machine = Machine::new(POLICY);
     let stored = Event::Stored(Some(facts(1, START - 30_000_000, 21_600)));

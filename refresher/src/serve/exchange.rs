@@ -1,14 +1,24 @@
 //! One refresh, from the lock to the disk. Runs to its end whoever waits for it.
 
-use std::sync::Arc;
+mod again;
 
-use crate::clock::{self, Now};
-use crate::oauth::answer::{self, Answer, Granted};
-use crate::oauth::request;
+use std::sync::Arc;
+use std::time::Duration;
+
+use again::Trouble;
+
+use crate::clock::{self, Clock, Now};
+use crate::oauth::answer::{self, Answer, Granted, Response};
+use crate::oauth::request::{self, Request};
+use crate::provider::Provider;
 use crate::rotation::{Failure, UNANSWERED_MS};
 use crate::secret::Fingerprint;
 use crate::store::{Error, Grant, Intent, Lock, Reservation, Store, TokenRecord, Verdict};
 use crate::{chain, http};
+
+/// The reason of a verdict on a refresh token that may have been spent in an exchange whose answer
+/// never came, and that cannot be tried again or was refused when it was.
+const UNANSWERED: &str = "exchange_unanswered";
 
 /// How an exchange ended.
 #[derive(Debug)]
@@ -44,17 +54,47 @@ pub enum Conclusion {
     },
 }
 
+/// What an exchange needs besides the grant.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Whose grant it is.
+    pub provider: Provider,
+    /// What time it is.
+    pub clock: Clock,
+    /// How long to wait for a lock that another process holds.
+    pub patience: Duration,
+}
+
 /// Spends the refresh token of `held`, unless another process has done so. `unsaved` says that
 /// the store lacks `held` because it could not be written.
-pub async fn run(store: Arc<Store>, held: Grant, unsaved: bool) -> Conclusion {
-    let lock = match store.lock().await {
+pub async fn run(store: Arc<Store>, terms: Terms, held: Grant, unsaved: bool) -> Conclusion {
+    let lock = match store.lock_within(terms.patience).await {
         Ok(lock) => lock,
         Err(error @ Error::Locked { .. }) => return stuck("locked", error, &store, &held),
         Err(error) => return stuck("storage", error, &store, &held),
     };
-    match agree(&lock, &store, held, unsaved) {
-        Ok(grant) => spend(&lock, &store, grant).await,
+    let stored = match store.load(terms.clock.now().unix()) {
+        Ok(Some(stored)) => Ok(Some(recovered(&lock, stored))),
+        other => other,
+    };
+    match agree(&lock, &store, stored, held, unsaved) {
+        Ok(grant) => spend(&lock, &store, &terms, grant).await,
         Err(conclusion) => *conclusion,
+    }
+}
+
+/// The stored grant, or its successor that a crash left behind.
+fn recovered(lock: &Lock<'_>, stored: Grant) -> Grant {
+    match lock.recover(&stored) {
+        Ok(Some(successor)) => {
+            tracing::warn!("a write that a crash had cut short is complete now");
+            successor
+        }
+        Ok(None) => stored,
+        Err(error) => {
+            tracing::error!(error = %chain::line(&error), "a leftover cannot be looked at");
+            stored
+        }
     }
 }
 
@@ -62,10 +102,11 @@ pub async fn run(store: Arc<Store>, held: Grant, unsaved: bool) -> Conclusion {
 fn agree(
     lock: &Lock<'_>,
     store: &Store,
+    stored: Result<Option<Grant>, Error>,
     held: Grant,
     unsaved: bool,
 ) -> Result<Grant, Box<Conclusion>> {
-    match store.load(clock::now().unix()) {
+    match stored {
         Ok(Some(stored)) if stored.generation > held.generation => {
             Err(Box::new(Conclusion::Adopted(Box::new(stored))))
         }
@@ -86,47 +127,92 @@ fn agree(
     }
 }
 
-async fn spend(lock: &Lock<'_>, store: &Store, grant: Grant) -> Conclusion {
+async fn spend(lock: &Lock<'_>, store: &Store, terms: &Terms, grant: Grant) -> Conclusion {
     let fingerprint = grant.refresh_token.fingerprint();
     let earlier = match store.intent(&fingerprint) {
         Ok(earlier) => earlier,
         Err(error) => return stuck("storage", error, store, &grant),
     };
-    let now = clock::now();
+    let now = terms.clock.now();
     if earlier.as_ref().is_some_and(|intent| is_too_late(intent, now)) {
-        return condemn(lock, grant, "exchange_unanswered", now);
+        return condemn(lock, grant, UNANSWERED, now);
     }
-    let reservation = match prepare(lock, fingerprint, now) {
+    let client = match terms.provider.client_of(&grant) {
+        Ok(client) => client,
+        Err(error) => return stuck("client_secret", error, store, &grant),
+    };
+    // An earlier note keeps its time: what a provider forgives, it counts from the first use.
+    let noted = match &earlier {
+        Some(_) => lock.reserve(),
+        None => prepare(lock, fingerprint, now),
+    };
+    let reservation = match noted {
         Ok(reservation) => reservation,
         Err(error) => return stuck("storage", error, store, &grant),
     };
-    let request = request::refresh(&grant.token_endpoint, &grant.client_id, &grant.refresh_token);
-    let response = match http::send(&request).await {
+    let request = request::refresh(&grant.token_endpoint, &client, &grant.refresh_token);
+    let Sent { result, lost } = send(&request, terms).await;
+    // Whether the provider may have spent the refresh token without our having its answer.
+    let unanswered = earlier.is_some() || lost;
+    let forget_unless_unanswered = || {
+        if !unanswered {
+            forget(lock);
+        }
+    };
+    let response = match result {
         Ok(response) => response,
         Err(error) => {
-            tracing::warn!(error = %chain::line(&error), "refresh failed");
-            let unanswered = earlier.is_some() || error.may_have_arrived();
-            if !unanswered {
-                forget(lock);
-            }
+            forget_unless_unanswered();
             return failed(error.class(), None, unanswered);
         }
     };
-    let now = clock::now();
+    let now = terms.clock.now();
     match answer::read(&response, now.unix()) {
         Answer::Granted(granted) => keep(lock, reservation, grant, granted, now),
         Answer::Error { status, code, .. } if answer::is_terminal(status, &code) => {
-            condemn(lock, grant, code.as_str(), now)
+            let reason = if unanswered { UNANSWERED } else { code.as_str() };
+            condemn(lock, grant, reason, now)
         }
-        Answer::Error { status, code, retry_after } => {
-            tracing::warn!(status, %code, "refresh failed");
-            forget(lock);
-            failed(code.as_str(), retry_after, false)
+        Answer::Error { code, retry_after, .. } => {
+            forget_unless_unanswered();
+            failed(code.as_str(), retry_after, unanswered)
         }
         Answer::Unusable { status, retry_after } => {
-            tracing::warn!(status, "refresh failed: the answer is unusable");
-            forget(lock);
-            failed(&format!("http_{status}"), retry_after, false)
+            forget_unless_unanswered();
+            failed(&format!("http_{status}"), retry_after, unanswered)
+        }
+    }
+}
+
+/// How the tries of one exchange ended.
+struct Sent {
+    result: Result<Response, http::Error>,
+    /// Whether one of them may have arrived without an answer.
+    lost: bool,
+}
+
+/// Sends the request, again where that makes sense, within the deadline of one exchange.
+async fn send(request: &Request, terms: &Terms) -> Sent {
+    let (begun, mut tries, mut lost) = (terms.clock.now().boot_ms, 0, false);
+    loop {
+        let spent_ms = terms.clock.now().boot_ms.saturating_sub(begun);
+        let left = http::DEADLINE.saturating_sub(Duration::from_millis(spent_ms));
+        let ca_file = terms.provider.ca_file.as_deref();
+        let result = http::send_within(request, ca_file, left).await;
+        tries += 1;
+        lost |= result.as_ref().is_err_and(http::Error::may_have_arrived);
+        let trouble = Trouble::of(&result);
+        match &result {
+            Err(error) => tracing::warn!(error = %chain::line(error), tries, "refresh failed"),
+            Ok(answer) if answer.status != 200 => {
+                tracing::warn!(status = answer.status, tries, "refresh failed");
+            }
+            Ok(_) => {}
+        }
+        let spent_ms = terms.clock.now().boot_ms.saturating_sub(begun);
+        match again::pause(tries, spent_ms, trouble, clock::share()) {
+            Some(pause_ms) => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
+            None => return Sent { result, lost },
         }
     }
 }

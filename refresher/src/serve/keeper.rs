@@ -2,6 +2,7 @@
 //! provider, and publishes what comes of it.
 
 mod report;
+mod storage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +12,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::chain;
-use crate::clock::{self, Now};
+use crate::clock::{self, Clock, Now};
 use crate::config::Config;
-use crate::provider::Provider;
 use crate::publish::Publisher;
 use crate::publish::health::Refreshes;
-use crate::rotation::{Event, Machine, Outcome, Policy, Settlement};
+use crate::rotation::{Event, Facts, Machine, Outcome, Policy, Settlement, Token};
 use crate::serve::desk::Command;
-use crate::serve::exchange::{self, Conclusion};
-use crate::store::{Error, Grant, Stamp, Store};
+use crate::serve::exchange::{self, Conclusion, Terms};
+use crate::store::{Grant, PATIENCE, Stamp, Store};
 
 /// The longest sleep: how soon a login by another process, a jump of the wall clock, or the end of
 /// a suspension is noticed.
@@ -34,7 +34,7 @@ const MAX_SKEW_S: u64 = 5;
 pub struct Keeper {
     name: String,
     store: Arc<Store>,
-    provider: Provider,
+    terms: Terms,
     publisher: Publisher,
     machine: Machine,
     grant: Option<Grant>,
@@ -48,14 +48,23 @@ pub struct Keeper {
     refreshes: Refreshes,
     waiting: Vec<(u64, oneshot::Sender<Settlement>)>,
     exchange: Option<JoinHandle<Conclusion>>,
-    /// When the token expires on the boot-time clock, in milliseconds.
-    expires_ms: u64,
+    /// The token's life as it was when its generation was first seen. The boot-time clock rules
+    /// from then on, however the wall clock jumps.
+    token: Option<Token>,
+    /// The generation of the token whose life a jump of the wall clock has made doubtful.
+    doubted: u64,
     published: Option<Credential>,
 }
 
 impl Keeper {
     /// A keeper that has not looked at its store yet.
-    pub fn new(name: &str, store: Store, config: &Config, publisher: Publisher) -> Self {
+    pub fn new(
+        name: &str,
+        store: Store,
+        config: &Config,
+        publisher: Publisher,
+        clock: Clock,
+    ) -> Self {
         let policy = Policy {
             window_s: config.rotation.window_s,
             spacing_ms: config.rotation.spacing_s.saturating_mul(1000),
@@ -63,7 +72,7 @@ impl Keeper {
         Self {
             name: name.to_owned(),
             store: Arc::new(store),
-            provider: config.provider.clone(),
+            terms: Terms { provider: config.provider.clone(), clock, patience: PATIENCE },
             publisher,
             machine: Machine::new(policy),
             grant: None,
@@ -74,7 +83,8 @@ impl Keeper {
             refreshes: Refreshes::default(),
             waiting: Vec::new(),
             exchange: None,
-            expires_ms: 0,
+            token: None,
+            doubted: 0,
             published: None,
         }
     }
@@ -86,71 +96,27 @@ impl Keeper {
         mut stopping: watch::Receiver<bool>,
     ) {
         loop {
-            let pause = self.pause(clock::now());
+            let pause = self.pause(self.terms.clock.now());
             tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => break,
-                Some(command) = commands.recv() => self.obey(command, clock::now()),
+                Some(command) = commands.recv() => {
+                    self.obey(command, self.terms.clock.now());
+                }
                 conclusion = ended(&mut self.exchange) => {
                     self.exchange = None;
-                    self.conclude(conclusion, clock::now());
+                    self.conclude(conclusion, self.terms.clock.now());
                 }
-                () = tokio::time::sleep(pause) => self.look(clock::now()),
+                () = tokio::time::sleep(pause) => self.look(self.terms.clock.now()),
             }
         }
         if let Some(exchange) = self.exchange.take() {
             tracing::info!(credential = %self.name, "finishing the exchange under way");
             let conclusion = exchange.await.ok();
-            self.conclude(conclusion, clock::now());
+            self.conclude(conclusion, self.terms.clock.now());
         }
         if self.unsaved {
             self.save().await;
         }
-    }
-
-    /// Reads the stored grant.
-    pub fn load(&mut self, now: Now) {
-        self.stamp = self.store.stamp();
-        match self.store.load(now.unix()) {
-            // Our own write is still to come.
-            Ok(None) if self.unsaved => {}
-            Ok(Some(stored)) if stored.generation < self.held_generation() => self.unsaved = true,
-            Ok(Some(stored)) if self.grant.as_ref() == Some(&stored) => {
-                self.unsaved = false;
-                self.alarm = None;
-            }
-            Ok(stored) => {
-                self.unsaved = false;
-                self.alarm = None;
-                self.fresh = false;
-                self.grant = stored.map(|grant| self.own(grant, now));
-            }
-            Err(error) => {
-                let line = chain::line(&error);
-                tracing::error!(credential = %self.name, error = %line, "grant not read");
-                self.alarm = Some(line);
-                // What we hold is better than what was there.
-                self.unsaved |= self.grant.is_some() && matches!(error, Error::Corrupt { .. });
-            }
-        }
-        self.tell_machine(now);
-    }
-
-    /// A grant of another provider or client must not be sent to this one.
-    fn own(&self, mut grant: Grant, now: Now) -> Grant {
-        if grant.client_id.is_empty() {
-            grant.client_id.clone_from(&self.provider.client_id);
-        }
-        if !self.provider.granted(&grant) {
-            tracing::error!(credential = %self.name, "the stored grant is of another provider or client");
-            grant.verdict =
-                Some(crate::store::Verdict { reason: "other_provider".to_owned(), at: now.unix() });
-            grant.token = None;
-        }
-        grant
-    }
-
-    fn held_generation(&self) -> u64 {
-        self.grant.as_ref().map_or(0, |held| held.generation)
     }
 
     fn tell_machine(&mut self, now: Now) {
@@ -158,16 +124,28 @@ impl Keeper {
             let intent = self.store.intent(&grant.refresh_token.fingerprint());
             grant.facts(intent.is_ok_and(|intent| intent.is_some()), now)
         });
-        self.expires_ms =
-            facts.as_ref().and_then(|facts| facts.token).map_or(0, |token| token.life.expires_ms);
+        let facts = facts.map(|facts| self.time(facts));
         self.feed(Event::Stored(facts), now);
+    }
+
+    /// Keeps the life of a token that is known already: what the wall clock says of it now may be
+    /// wrong.
+    fn time(&mut self, mut facts: Facts) -> Facts {
+        if let (Some(known), Some(token)) = (self.token, &mut facts.token)
+            && known.generation == token.generation
+        {
+            *token = known;
+        }
+        self.token = facts.token;
+        facts
     }
 
     fn feed(&mut self, event: Event, now: Now) {
         let action = self.machine.advance(event, now.boot_ms, clock::share());
         if let (Some(_exchange), Some(grant)) = (action, &self.grant) {
             tracing::debug!(credential = %self.name, "refreshing");
-            let run = exchange::run(self.store.clone(), grant.clone(), self.unsaved);
+            let (store, terms) = (self.store.clone(), self.terms.clone());
+            let run = exchange::run(store, terms, grant.clone(), self.unsaved);
             self.exchange = Some(tokio::spawn(run));
         }
         self.publish(now);
@@ -195,18 +173,32 @@ impl Keeper {
                 self.save_now();
             }
         }
-        if self.has_strayed(now) && !self.fresh && self.exchange.is_none() {
-            tracing::warn!(credential = %self.name, "the wall clock has jumped");
-            self.tell_machine(now);
-        }
         self.feed(Event::Tick, now);
+        self.doubt(now);
     }
 
-    fn has_strayed(&self, now: Now) -> bool {
-        let stored = self.grant.as_ref().and_then(|grant| grant.token.as_ref());
-        stored.is_some_and(|token| {
-            token.expires_at.abs_diff(now.on_wall_clock(self.expires_ms)) > MAX_SKEW_S
-        })
+    /// A token whose expiry was read off a wall clock that has jumped ahead since may be older
+    /// than was thought. It serves on, since the jump may be what is wrong, and is replaced.
+    fn doubt(&mut self, now: Now) {
+        let (Some(token), Some(expires_at)) = (self.token, self.stored_expiry()) else {
+            return;
+        };
+        let jumped = now.on_boot_clock(expires_at) + MAX_SKEW_S * 1000 < token.life.expires_ms;
+        if jumped && !self.fresh && self.doubted != token.generation {
+            tracing::warn!(credential = %self.name, "the wall clock has jumped");
+            self.doubted = token.generation;
+            self.feed(Event::Doubted, now);
+        }
+    }
+
+    fn stored_expiry(&self) -> Option<u64> {
+        Some(self.grant.as_ref()?.token.as_ref()?.expires_at)
+    }
+
+    /// When the token expires on the wall clock as it is now, in Unix seconds.
+    fn expiry(&self, stored: u64, now: Now) -> u64 {
+        let shown = self.token.map_or(stored, |token| now.on_wall_clock(token.life.expires_ms));
+        if stored.abs_diff(shown) > MAX_SKEW_S { shown } else { stored }
     }
 
     fn conclude(&mut self, conclusion: Option<Conclusion>, now: Now) {
@@ -254,50 +246,10 @@ impl Keeper {
     }
 
     fn renew(&mut self, grant: Grant, fresh: bool, now: Now) -> Outcome {
-        let facts = grant.facts(false, now);
-        self.expires_ms = facts.token.map_or(0, |token| token.life.expires_ms);
+        let facts = self.time(grant.facts(false, now));
         self.fresh = fresh;
         self.grant = Some(grant);
         Outcome::Renewed(facts)
-    }
-
-    fn note_alarm(&mut self, unsaved: Option<Error>) {
-        self.unsaved = unsaved.is_some();
-        self.alarm = unsaved.as_ref().map(|error| chain::line(error));
-        if let Some(alarm) = &self.alarm {
-            tracing::error!(credential = %self.name, error = %alarm,
-                "the new grant is in memory only; writing it is tried again each second");
-        }
-    }
-
-    /// Writes the grant if the lock is free; else the next second tries again.
-    fn save_now(&mut self) {
-        let Some(grant) = &self.grant else {
-            self.unsaved = false;
-            return;
-        };
-        match self.store.save_now(grant) {
-            Ok(true) => {
-                tracing::info!(credential = %self.name, "grant stored");
-                self.unsaved = false;
-                self.alarm = None;
-                self.stamp = self.store.stamp();
-            }
-            Ok(false) => {}
-            Err(error) => self.alarm = Some(chain::line(&error)),
-        }
-    }
-
-    /// The last try before the end.
-    async fn save(&mut self) {
-        for _ in 0..5 {
-            self.save_now();
-            if !self.unsaved {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        tracing::error!(credential = %self.name, "the grant could not be stored: log in again");
     }
 
     fn pause(&self, now: Now) -> Duration {
@@ -330,3 +282,6 @@ async fn ended(exchange: &mut Option<JoinHandle<Conclusion>>) -> Option<Conclusi
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,6 +95,55 @@ pub(super) fn read(
     Ok(Some(bytes))
 }
 
+/// Reads a file that the user keeps a secret in: a mode that lets others in is the user's to
+/// mend. Unlike with files of ours a link is followed, since secrets are often mounted as links.
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = fs::open(path, flags, Mode::empty()).map_err(|errno| io("open", path, errno))?;
+    let stat = fs::fstat(&fd).map_err(|errno| io("look at it", path, errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refuse(path, "not a regular file", "a regular file"));
+    }
+    let user = rustix::process::geteuid().as_raw();
+    if stat.st_uid != user && stat.st_uid != 0 {
+        return Err(refuse(path, "somebody else's file", "a file of this user or of root"));
+    }
+    if stat.st_mode & 0o077 != 0 {
+        let accepted = "a file that only its owner can read (chmod 600)";
+        return Err(refuse(path, "others can read this secret", accepted));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    File::from(fd).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|source| Error::Io {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(bytes)
+}
+
+/// Puts a file that may not have reached the disk yet in the place of another, for good, without
+/// the room that is reserved behind its `length` bytes.
+pub(super) fn settle(
+    directory: &OwnedFd,
+    from: &str,
+    length: usize,
+    to: &str,
+    path: &Path,
+) -> Result<(), Error> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = fs::openat(directory, from, flags, Mode::empty())
+        .map_err(|errno| io("open its successor", path, errno))?;
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    fs::ftruncate(&fd, length).map_err(|errno| io("cut its successor to size", path, errno))?;
+    fs::fsync(&fd).map_err(|errno| io("sync its successor", path, errno))?;
+    rename(directory, from, to, path)
+}
+
+/// The name of the draft of a file.
+pub(super) fn draft_name(target: &str) -> String {
+    format!(".{target}.new")
+}
+
 fn check(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     let stat = fs::fstat(fd).map_err(|errno| io("look at it", path, errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -146,7 +195,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Creates the file and reserves its room.
     pub(super) fn create(directory: &OwnedFd, target: &str, path: &Path) -> Result<Self, Error> {
-        let name = format!(".{target}.new");
+        let name = draft_name(target);
         // A leftover of a crash; we hold the lock, so nobody is writing it.
         remove(directory, &name, path)?;
         let flags =
@@ -189,6 +238,11 @@ impl Draft {
 /// Renames within a directory and makes that last.
 pub(super) fn rename(directory: &OwnedFd, from: &str, to: &str, path: &Path) -> Result<(), Error> {
     fs::renameat(directory, from, directory, to).map_err(|errno| io("rename", path, errno))?;
+    sync(directory, path)
+}
+
+/// Makes what has changed in a directory last.
+pub(super) fn sync(directory: &OwnedFd, path: &Path) -> Result<(), Error> {
     fs::fsync(directory).map_err(|errno| io("sync its directory", path, errno))
 }
 
@@ -196,7 +250,7 @@ pub(super) fn rename(directory: &OwnedFd, from: &str, to: &str, path: &Path) -> 
 pub(super) fn remove(directory: &OwnedFd, name: &str, path: &Path) -> Result<(), Error> {
     match fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(io("remove a leftover beside it", path, errno)),
+        Err(errno) => Err(io("remove it or a leftover beside it", path, errno)),
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::clock::Now;
+use crate::oauth::client::AuthMethod;
 use crate::oauth::lifetime;
 use crate::rotation::{Facts, Token};
 use crate::schedule::Life;
@@ -25,6 +26,9 @@ pub struct Grant {
     pub token_endpoint: Url,
     /// The client that it was granted to.
     pub client_id: String,
+    /// How the client presents its secret there, where the provider publishes that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_method: Option<AuthMethod>,
     /// The refresh token.
     pub refresh_token: Secret,
     /// The access token, if there is one.
@@ -33,6 +37,9 @@ pub struct Grant {
     /// The scope, where the provider says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Whose file it was imported from; unset for a login of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Grows with every change: milliseconds since the epoch, and more than the last.
     pub generation: u64,
     /// Why the refresh token is dead, if it is.
@@ -76,9 +83,11 @@ impl Grant {
             issuer,
             token_endpoint,
             client_id,
+            auth_method: None,
             refresh_token,
             token: None,
             scope: None,
+            source: None,
             generation,
             verdict: None,
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::file::{self, Draft};
+use super::grant;
 use super::{Error, Grant, Store};
 use crate::secret::Fingerprint;
 
@@ -44,7 +45,16 @@ impl Store {
     ///
     /// [`Error::Locked`] when another process keeps it.
     pub async fn lock(&self) -> Result<Lock<'_>, Error> {
-        let tries = PATIENCE.as_millis() / PAUSE.as_millis();
+        self.lock_within(PATIENCE).await
+    }
+
+    /// Waits for the lock, for at most `patience`, but looks at least once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] when another process keeps it.
+    pub async fn lock_within(&self, patience: Duration) -> Result<Lock<'_>, Error> {
+        let tries = (patience.as_millis() / PAUSE.as_millis()).max(1);
         for _ in 0..tries {
             match self.try_lock()? {
                 Some(lock) => return Ok(lock),
@@ -152,6 +162,51 @@ impl Lock<'_> {
         )
     }
 
+    /// Completes the write of the successor of `stored` that a crash cut short between the file's
+    /// last byte and its renaming. Without that a grant would be lost that is already there.
+    ///
+    /// A draft counts only while the note of the exchange that it answers stands, if it is whole
+    /// (a torn one is no JSON: what was not written is zeros), newer than the stored grant, and
+    /// of the same provider and client.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or the draft cannot be put in place.
+    pub fn recover(&self, stored: &Grant) -> Result<Option<Grant>, Error> {
+        let Store { directory, path, name } = self.store;
+        if self.store.intent(&stored.refresh_token.fingerprint())?.is_none() {
+            return Ok(None);
+        }
+        let draft = file::draft_name(name);
+        let Some(bytes) = file::read(directory, &draft, path)? else {
+            return Ok(None);
+        };
+        let bytes = written(&bytes);
+        let successor = grant::parse(bytes).ok().filter(|grant| {
+            grant.generation > stored.generation
+                && grant.token_endpoint == stored.token_endpoint
+                && (grant.client_id == stored.client_id || stored.client_id.is_empty())
+        });
+        if successor.is_some() {
+            file::settle(directory, &draft, bytes.len(), name, path)?;
+            self.forget()?;
+        }
+        Ok(successor)
+    }
+
+    /// Removes the grant, the note and any draft, for good.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be removed.
+    pub fn remove(&self) -> Result<(), Error> {
+        let Store { directory, path, name } = self.store;
+        for name in [name.clone(), file::draft_name(name), self.store.intent_name()] {
+            file::remove(directory, &name, path)?;
+        }
+        file::sync(directory, path)
+    }
+
     /// Forgets the note: the exchange was answered and the answer is on disk, or it was never
     /// sent.
     ///
@@ -161,6 +216,12 @@ impl Lock<'_> {
     pub fn forget(&self) -> Result<(), Error> {
         file::remove(&self.store.directory, &self.store.intent_name(), &self.store.path)
     }
+}
+
+/// A file's content without the room that was reserved behind it.
+fn written(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    bytes.get(..end).unwrap_or_default()
 }
 
 /// These types have string keys and no floats, so they always serialize; an empty file would be

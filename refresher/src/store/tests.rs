@@ -196,6 +196,88 @@ fn a_directory_of_the_users_must_be_closed_to_others() {
     assert!(Store::open(&config, "bob").unwrap().path().starts_with(&place.config.state_dir));
 }
 
+#[test]
+fn a_secret_that_others_can_read_is_refused_with_the_reason() {
+    let place = Place::new();
+    let path = place.directory.path().join("secret");
+    std::fs::write(&path, "s3cret\n").unwrap();
+    for open in [0o640, 0o604, 0o660, 0o644] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(open)).unwrap();
+        let error = read_secret(&path).unwrap_err().to_string();
+        assert!(error.contains("others can read this secret; accepted:"), "{error}");
+        assert!(!error.contains("s3cret"));
+        assert_eq!(mode(&path), open);
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(read_secret(&path).unwrap().expose(), "s3cret");
+    for content in ["", " \n", "two\nlines", "\u{1b}[2J"] {
+        std::fs::write(&path, content).unwrap();
+        assert!(matches!(read_secret(&path), Err(Error::Unsafe { .. })), "{content:?}");
+    }
+    assert!(matches!(read_secret(place.directory.path()), Err(Error::Unsafe { .. })));
+}
+
+/// A store as a crash leaves it: a grant, the note that it is being spent, and a draft.
+async fn interrupted(place: &Place, draft: &[u8]) -> Store {
+    let store = place.open();
+    {
+        let lock = store.lock().await.unwrap();
+        lock.save(&grant(1)).unwrap();
+        let fingerprint = grant(1).refresh_token.fingerprint();
+        lock.note(&Intent { fingerprint, at: 7 }).unwrap();
+    }
+    std::fs::write(store.path().with_file_name(".demo.default.json.new"), draft).unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_successor_that_was_only_not_renamed_is_not_lost() {
+    let place = Place::new();
+    let mut whole = serde_json::to_vec(&grant(2)).unwrap();
+    whole.extend([0; 100]);
+    let store = interrupted(&place, &whole).await;
+    let lock = store.lock().await.unwrap();
+    assert_eq!(lock.recover(&grant(1)).unwrap(), Some(grant(2)));
+    assert_eq!(store.load(0).unwrap(), Some(grant(2)));
+    assert_eq!(lock.recover(&grant(2)).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_draft_that_is_torn_old_foreign_or_of_no_exchange_is_none() {
+    let place = Place::new();
+    let whole = serde_json::to_vec(&grant(2)).unwrap();
+    let mut torn = whole.clone();
+    torn[40..60].fill(0);
+    let mut foreign = grant(2);
+    foreign.client_id = "other".to_owned();
+    let foreign = serde_json::to_vec(&foreign).unwrap();
+    let old = serde_json::to_vec(&grant(1)).unwrap();
+    for draft in [&[][..], &[0; 64], &whole[..whole.len() - 1], &torn, &foreign, &old] {
+        let store = interrupted(&place, draft).await;
+        assert_eq!(store.lock().await.unwrap().recover(&grant(1)).unwrap(), None, "{draft:?}");
+        assert_eq!(store.load(0).unwrap(), Some(grant(1)));
+    }
+    let store = interrupted(&place, &whole).await;
+    let lock = store.lock().await.unwrap();
+    lock.forget().unwrap();
+    assert_eq!(lock.recover(&grant(1)).unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_is_removed_leaves_no_file_but_the_lock() {
+    let place = Place::new();
+    let store = interrupted(&place, b"{}").await;
+    store.lock().await.unwrap().remove().unwrap();
+    let parent = store.path().parent().unwrap();
+    let left: Vec<_> = std::fs::read_dir(parent)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(left, ["demo.default.json.lock"]);
+    // There is nothing to remove, and that is no error.
+    store.lock().await.unwrap().remove().unwrap();
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {

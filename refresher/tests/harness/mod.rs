@@ -1,5 +1,7 @@
 //! A provider, a configuration and a sidecar for one test, in this process.
 
+pub mod program;
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use filter::bundle::{Bundle, Credential, Token};
 use refresher::config::{Config, Overrides, resolve};
 use refresher::login::device;
+use refresher::login::terminal::Display;
 use refresher::serve::{self, Sidecar};
 use refresher::store::{Grant, Store};
 use reqwest::StatusCode;
@@ -53,7 +56,7 @@ impl World {
     }
 
     pub async fn log_in(&self) {
-        device::login(&self.config, "default", &mut std::io::sink()).await.unwrap();
+        device::login(&self.config, "default", Display::Plain, &mut std::io::sink()).await.unwrap();
     }
 
     pub fn control(&self) -> &Control {

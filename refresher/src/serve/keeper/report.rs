@@ -39,11 +39,7 @@ impl Keeper {
         let token = self.grant.as_ref().and_then(|grant| grant.token.as_ref());
         match (self.machine.view(now.boot_ms), token) {
             (View::Ready, Some(token)) => {
-                let expires_at = if self.has_strayed(now) {
-                    now.on_wall_clock(self.expires_ms)
-                } else {
-                    token.expires_at
-                };
+                let expires_at = self.expiry(token.expires_at, now);
                 Credential::Ready(Token {
                     access_token: token.access_token.clone(),
                     token_type: TokenType::Bearer,
