@@ -10,5 +10,6 @@ mod headers;
 mod keys;
 mod login;
 mod secrets;
+mod socket;
 mod token;
 mod up;
