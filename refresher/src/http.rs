@@ -16,6 +16,9 @@ use crate::provider::{Insecure, is_loopback, require_secure};
 /// The longest that one exchange takes, from the first byte out to the last byte in.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
+/// What says to a provider who asks (RFC 9110, section 10.1.5).
+const USER_AGENT: &str = concat!("torchbearer-refresher/", env!("CARGO_PKG_VERSION"));
+
 /// The largest answer that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 
@@ -170,6 +173,7 @@ fn client(url: &Url, ca_file: Option<&Path>, deadline: Duration) -> Result<reqwe
     // A proxy could not reach our loopback, and must not see what is for it alone.
     let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
     builder
+        .user_agent(USER_AGENT)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(deadline)
         .pool_max_idle_per_host(0)

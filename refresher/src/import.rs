@@ -13,6 +13,7 @@ pub mod watch;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::provider::discovery::Need;
 use crate::provider::{Endpoints, Provider, discovery};
 use crate::store::{self, Store};
 use crate::{chain, clock, login};
@@ -175,7 +176,7 @@ async fn endpoints(provider: &Provider) -> Result<Endpoints, discovery::Error> {
         Some(token) if provider.client_secret_file.is_none() => {
             Ok(discovery::configured(provider, token.clone()))
         }
-        _ => discovery::resolve(provider).await,
+        _ => discovery::resolve(provider, Need::Exchange).await,
     }
 }
 

@@ -123,12 +123,8 @@ async fn keep(
         Grant::new(endpoints.issuer, endpoints.token, client_id, refresh_token, generation);
     grant.auth_method = endpoints.auth_method;
     grant.scope = granted.scope;
-    grant.token = granted.access_token.map(|access_token| TokenRecord {
-        access_token,
-        obtained_at: now.unix(),
-        expires_at: now.unix().saturating_add(granted.life_s),
-        generation,
-    });
+    let record = |token| TokenRecord::new(token, now.unix(), granted.life_s, generation);
+    grant.token = granted.access_token.map(record);
     lock.save(&grant)?;
     lock.forget()?;
     drop(lock);

@@ -1,6 +1,7 @@
 //! Whom we log in to: presets, overridden field by field, and what a provider says of itself.
 
 pub mod discovery;
+pub mod metadata;
 pub mod preset;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,8 @@ pub struct Provider {
     pub redirect_ports: Vec<u16>,
     /// The path of the callback.
     pub redirect_path: String,
-    /// Further parameters of the authorization request.
+    /// Further parameters of the authorization request; a device authorization request has those
+    /// of them that are not about a browser.
     pub authorize_params: BTreeMap<String, String>,
     /// Further parameters of token requests.
     pub token_params: BTreeMap<String, String>,
@@ -59,6 +61,8 @@ pub struct Provider {
 pub struct Endpoints {
     /// What the provider calls itself, if it is known.
     pub issuer: Option<String>,
+    /// Whether every authorization response names the issuer (RFC 9207, section 3).
+    pub names_issuer: bool,
     /// Where a browser asks for a code.
     pub authorization: Option<Url>,
     /// Where grants are exchanged.

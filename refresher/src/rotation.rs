@@ -151,6 +151,11 @@ impl Machine {
         self.failures
     }
 
+    /// Whether there is no grant, or a dead one: a valid token serves on, but has no successor.
+    pub fn needs_login(&self) -> bool {
+        self.facts.is_none() || matches!(self.phase, Phase::Dead { .. })
+    }
+
     /// Whether an exchange is under way.
     pub fn is_exchanging(&self) -> bool {
         self.phase == Phase::Exchanging

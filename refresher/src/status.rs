@@ -28,6 +28,8 @@ pub struct Line {
     pub expires_at: Option<u64>,
     /// The token's generation.
     pub generation: Option<u64>,
+    /// Whether nothing helps but a login once the token has expired.
+    pub oauth_reauth_required: bool,
     /// When the running refresher last tried a refresh, in Unix seconds.
     pub last_refresh_at: Option<u64>,
     /// How that ended.
@@ -77,6 +79,15 @@ impl Report {
                     None => write!(text, ", token has expired"),
                 };
             }
+            if line.oauth_reauth_required && line.state != "login_required" {
+                let provider = &self.provider;
+                let _ = write!(
+                    text,
+                    ", login will be required when the token expires: refresher login \
+                     --provider {provider} --credential {}",
+                    line.credential
+                );
+            }
             if let Some(generation) = line.generation {
                 let _ = write!(text, ", generation {generation}");
             }
@@ -121,6 +132,7 @@ fn served(health: Health) -> Vec<Line> {
         reason: status.reason,
         expires_at: status.expires_at,
         generation: status.generation,
+        oauth_reauth_required: status.oauth_reauth_required,
         last_refresh_at: status.oauth_refresh.last_refresh_at,
         last_refresh_status: status.oauth_refresh.last_refresh_status,
         alarm: status.alarm,
@@ -142,7 +154,8 @@ fn stored_line(config: &Config, credential: String) -> Result<Line, store::Error
         None => Some("never_logged_in".to_owned()),
         Some(grant) => grant.verdict.as_ref().map(|verdict| verdict.reason.clone()),
     };
-    let state = if reason.is_some() { "login_required" } else { "logged_in" }.to_owned();
+    let oauth_reauth_required = reason.is_some();
+    let state = if oauth_reauth_required { "login_required" } else { "logged_in" }.to_owned();
     let token = grant.as_ref().and_then(|grant| grant.token.as_ref());
     Ok(Line {
         credential,
@@ -150,6 +163,7 @@ fn stored_line(config: &Config, credential: String) -> Result<Line, store::Error
         reason,
         expires_at: token.map(|token| token.expires_at),
         generation: token.map(|token| token.generation),
+        oauth_reauth_required,
         last_refresh_at: None,
         last_refresh_status: None,
         alarm: None,
@@ -157,7 +171,11 @@ fn stored_line(config: &Config, credential: String) -> Result<Line, store::Error
 }
 
 fn load(config: &Config, credential: &str) -> Result<Option<store::Grant>, store::Error> {
-    let Some(mut grant) = Store::open(config, credential)?.load(clock::now().unix())? else {
+    // To look is no reason to create anything.
+    let Some(store) = Store::find(config, credential)? else {
+        return Ok(None);
+    };
+    let Some(mut grant) = store.load(clock::now().unix())? else {
         return Ok(None);
     };
     if grant.client_id.is_empty() {

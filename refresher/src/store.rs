@@ -101,6 +101,20 @@ impl Store {
         }
     }
 
+    /// Opens the place of a credential's grant where there is one, and creates nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn find(config: &Config, credential: &str) -> Result<Option<Self>, Error> {
+        let own = credential != filter::bundle::DEFAULT_CREDENTIAL || config.grant_file.is_none();
+        let place = std::fs::symlink_metadata(config.state_dir.join("grants"));
+        match place {
+            Err(error) if own && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(config, credential).map(Some),
+        }
+    }
+
     /// A grant file in a directory that is not ours: its mode is the owner's affair, but nobody
     /// else may be able to replace the file.
     fn foreign(path: &Path) -> Result<Self, Error> {

@@ -98,11 +98,40 @@ mod tests {
         let url = Url::parse(&screen.line("open ").await).unwrap();
         let state = url.query_pairs().find(|(field, _)| field == "state").unwrap().1.into_owned();
         let base = format!("http://127.0.0.1:{}/callback", ports[0]);
-        let (status, page) = get(&format!("{base}?error=access_denied&state={state}")).await;
+        let denied = "error=access_denied&error_description=not+for+this+plan";
+        let (status, page) = get(&format!("{base}?{denied}&state={state}")).await;
         assert_eq!(status, 403);
-        assert!(page.contains("denied"));
+        assert!(page.contains("denied") && !page.contains("plan"));
+        screen.line("the provider says: not for this plan").await;
         assert!(matches!(login.await.unwrap(), Err(Error::Denied)));
         assert_eq!(world.stored(), before);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_names_another_provider_or_none_is_refused_and_said_so() {
+        let ports = free_ports(1);
+        let world = world(&ports).await;
+        let (screen, login) = start(&world, 30);
+        let callback = Url::parse(&consent(&screen.line("open ").await).await).unwrap();
+        let named = |issuer: Option<&str>| {
+            let mut url = callback.clone();
+            let pairs = callback.query_pairs().into_owned();
+            let pairs: Vec<_> = pairs.filter(|(name, _)| name != "iss").collect();
+            url.query_pairs_mut().clear().extend_pairs(pairs);
+            url.query_pairs_mut().extend_pairs(issuer.map(|issuer| ("iss", issuer)));
+            url
+        };
+        let (own, evil) = (world.simulator.url(), "https://evil.example");
+        let said = format!("the provider calls itself {evil}, configured is {own}");
+        for (issuer, said) in [(Some(evil), &*said), (None, "it does not name the provider")] {
+            let (status, page) = get(named(issuer).as_str()).await;
+            assert_eq!(status, 400);
+            assert!(page.contains("does not name the provider"), "{page}");
+            assert!(screen.text().contains(said), "{}", screen.text());
+            assert!(!login.is_finished());
+        }
+        assert_eq!(get(named(Some(own)).as_str()).await.0, 200);
+        login.await.unwrap().unwrap();
     }
 
     #[tokio::test]

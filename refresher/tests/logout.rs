@@ -115,6 +115,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn to_look_for_a_login_creates_nothing() {
+        let place = Place::new("https://id.example", "");
+        for arguments in [&["status"][..], &["status", "--json"], &["up"]] {
+            let mut command = place.command();
+            command.args(arguments);
+            let (code, text) = finish(command).await;
+            assert_eq!(code, 3, "{arguments:?}: {text}");
+            assert!(!place.config.state_dir.exists(), "{arguments:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_interrupted_login_ends_with_130_and_keeps_the_old_grant() {
         let simulator = Simulator::start(Options::default()).await.unwrap();
         let place = Place::new(simulator.url(), "");

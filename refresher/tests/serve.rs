@@ -14,7 +14,8 @@ mod tests {
     use filter::bundle::Credential;
     use refresher::config::Config;
     use refresher::http;
-    use refresher::store::{Intent, Lock};
+    use refresher::status;
+    use refresher::store::{Intent, Lock, Verdict};
     use serde_json::{Value, json};
     use simulator::{Fault, Mode, Options, Target};
 
@@ -153,6 +154,45 @@ mod tests {
         assert_eq!(world.control().summary().refresh_requests, 1);
         world.log_in().await;
         peer.token_after(before.generation).await;
+    }
+
+    #[tokio::test]
+    async fn a_dead_grant_whose_token_still_serves_is_told_and_forgotten_after_a_login() {
+        let world = World::logged_in(3600).await;
+        let config = world.config.clone();
+        let dead = Fault {
+            status: Some(400),
+            body: Some("{\"error\": \"invalid_grant\"}".to_owned()),
+            ..token_fault()
+        };
+        world.control().set_fault(dead);
+        let peer = world.serve().await;
+        let (_, health) = peer.get("/health").await;
+        assert_eq!(health["oauth_reauth_required"], false);
+        age().await;
+        let generation = peer.token().await.generation;
+        assert_eq!(peer.reject(generation).await.0, 409);
+        let told = peer.await_health(|health| health["oauth_reauth_required"] == true).await;
+        assert_eq!(told["credentials"]["default"]["state"], "ready");
+        let report = status::collect(&config).await.unwrap();
+        let text = report.lines(0);
+        let said = "login will be required when the token expires: refresher login --provider demo";
+        assert!(text.contains(said) && text.contains(": failure"), "{text}");
+        assert!(report.is_good() && report.credentials[0].oauth_reauth_required);
+        world.control().clear_faults(Target::Token);
+        world.log_in().await;
+        let told = peer.await_health(|health| health["oauth_reauth_required"] == false).await;
+        assert_eq!(told["oauth_refresh"]["last_refresh_status"], Value::Null);
+        assert_eq!(told["oauth_refresh"]["refresh_failure_count"], 1);
+        let text = status::collect(&config).await.unwrap().lines(0);
+        assert!(!text.contains("failure") && !text.contains("login will"), "{text}");
+        peer.stop().await;
+        // Without a refresher the file tells it.
+        let mut grant = world.stored();
+        grant.verdict = Some(Verdict { reason: "invalid_grant".to_owned(), at: 1 });
+        world.store().lock().await.unwrap().save(&grant).unwrap();
+        let report = status::collect(&config).await.unwrap();
+        assert!(report.login_required() && report.credentials[0].oauth_reauth_required);
     }
 
     #[tokio::test]
@@ -457,10 +497,16 @@ mod tests {
         for (ago, reason) in [(5, None), (3600, Some("exchange_unanswered"))] {
             let world = World::logged_in(3600).await;
             let (token, store) = (world.stored().token.unwrap(), world.store());
-            note(&store.lock().await.unwrap(), &world, token.obtained_at - ago);
+            let noted_at = token.obtained_at - ago;
+            note(&store.lock().await.unwrap(), &world, noted_at);
             let peer = world.serve().await;
             match reason {
-                None => drop(peer.token_after(token.generation).await),
+                None => {
+                    let published = peer.token_after(token.generation).await;
+                    // The provider may have granted it when it was first asked.
+                    assert_eq!(world.stored().token.unwrap().obtained_at, noted_at);
+                    assert_eq!(published.expires_at, noted_at + 3600);
+                }
                 Some(reason) => {
                     let class = &json!(reason);
                     peer.await_health(|health| {

@@ -4,7 +4,10 @@
 //! back into this module. And every host call that can fail on a stream that has ended is used
 //! through `hostcalls`, which returns the failure, not through the SDK's traits, which panic.
 
+mod bearer;
 mod clock;
+mod gate;
+mod held;
 mod metrics;
 mod root;
 mod source;

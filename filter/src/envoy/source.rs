@@ -10,8 +10,8 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 
 use super::clock;
+use super::held::Held;
 use super::metrics::Metrics;
-use super::stream::Held;
 use crate::agenda::{Agenda, Answer, Call, POLL_TIMEOUT, POLL_WAIT, REPORT_TIMEOUT, Report};
 use crate::bundle::{BUNDLE_PATH, MAX_BYTES, REJECTIONS_PATH, Rejection, RejectionRefusal};
 use crate::serving::{Acceptance, Injection, Serving};

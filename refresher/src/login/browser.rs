@@ -16,7 +16,8 @@ use super::{Error, granted, keep};
 use crate::config::Config;
 use crate::http;
 use crate::oauth::authorize::{self, Attempt, Client};
-use crate::oauth::request;
+use crate::oauth::{Words, request};
+use crate::provider::discovery::Need;
 use crate::provider::{Endpoints, discovery};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -67,12 +68,12 @@ pub async fn login_with_paste(
 ) -> Result<(), Error> {
     let store = Store::open(config, credential)?;
     let provider = &config.provider;
-    let endpoints = discovery::resolve(provider).await?;
+    let endpoints = discovery::resolve(provider, Need::Browser).await?;
     let Some(endpoint) = endpoints.authorization.clone() else {
         return Err(Error::NoEndpoint {
             provider: provider.name.clone(),
             endpoint: "authorization_endpoint",
-            instead: "log in with --device",
+            instead: "set authorization_endpoint, or log in with --device",
         });
     };
     let (listener, port) = listen::bind(&provider.redirect_ports).await?;
@@ -91,6 +92,7 @@ pub async fn login_with_paste(
         path: provider.redirect_path.clone(),
         state: attempt.state.clone(),
         issuer: endpoints.issuer.clone(),
+        names_issuer: endpoints.names_issuer,
     });
     let (arrivals, mut arrived) = mpsc::channel(1);
     let (end, ended) = oneshot::channel();
@@ -103,6 +105,9 @@ pub async fn login_with_paste(
     let waiting = wait(&mut arrived, pasted, &expected, out);
     let (callback, reply) =
         tokio::time::timeout(options.timeout, waiting).await.map_err(|_| Error::Expired)?;
+    if let Callback::Refused(_, Some(description)) = &callback {
+        let _ = writeln!(out, "the provider says: {description}");
+    }
     let redemption = Redemption { config, store: &store, endpoints, redirect_uri: &redirect_uri };
     let result = redemption.conclude(callback, &attempt.code_verifier).await;
     if let Some(reply) = reply {
@@ -131,7 +136,7 @@ impl Redemption<'_> {
     async fn conclude(self, callback: Callback, code_verifier: &Secret) -> Result<(), Error> {
         let code = match callback {
             Callback::Code(code) => code,
-            Callback::Refused(Some(code)) if code.as_str() != "access_denied" => {
+            Callback::Refused(Some(code), _) if code.as_str() != "access_denied" => {
                 return Err(Error::Refused(code));
             }
             _ => return Err(Error::Denied),
@@ -166,17 +171,42 @@ async fn wait(
 ) -> (Callback, Option<oneshot::Sender<Page>>) {
     loop {
         tokio::select! {
-            Some((callback, reply)) = arrived.recv() => return (callback, Some(reply)),
+            Some((callback, reply)) = arrived.recv() => {
+                let Callback::OtherIssuer(named) = callback else {
+                    return (callback, Some(reply));
+                };
+                let _ = writeln!(out, "{}", misnamed(named.as_ref(), expected));
+                // A browser that has gone needs no page.
+                let _ = reply.send(Page::OtherIssuer);
+            }
             Some(line) = next_line(&mut pasted) => {
                 match callback::judge_pasted(&line, expected) {
                     Callback::OtherAttempt => {
                         let _ = writeln!(out, "that address is of another login; still waiting");
+                    }
+                    Callback::OtherIssuer(named) => {
+                        let _ = writeln!(out, "{}", misnamed(named.as_ref(), expected));
                     }
                     Callback::NotFound => {}
                     callback => return (callback, None),
                 }
             }
         }
+    }
+}
+
+/// What to say of an answer that does not name the provider that was asked.
+fn misnamed(named: Option<&Words>, expected: &Expected) -> String {
+    let issuer = expected.issuer.as_deref().unwrap_or_default();
+    match named {
+        Some(named) => format!(
+            "that answer is refused: the provider calls itself {named}, configured is {issuer}; \
+             still waiting"
+        ),
+        None => format!(
+            "that answer is refused: it does not name the provider, which is {issuer}; still \
+             waiting"
+        ),
     }
 }
 

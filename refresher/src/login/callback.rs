@@ -2,7 +2,7 @@
 
 use url::{Url, form_urlencoded};
 
-use crate::oauth::ErrorCode;
+use crate::oauth::{ErrorCode, Words};
 use crate::secret::Secret;
 
 /// What the callback of the login under way looks like.
@@ -14,6 +14,8 @@ pub struct Expected {
     pub state: Secret,
     /// What the provider calls itself, where it is known.
     pub issuer: Option<String>,
+    /// Whether an authorization code must come with that name.
+    pub names_issuer: bool,
 }
 
 /// What a request or a pasted text amounts to.
@@ -21,10 +23,13 @@ pub struct Expected {
 pub enum Callback {
     /// The code of this login.
     Code(Secret),
-    /// The provider's refusal of this login.
-    Refused(Option<ErrorCode>),
+    /// The provider's refusal of this login, and what it says about it.
+    Refused(Option<ErrorCode>, Option<Words>),
     /// Of another login, or forged, or incomplete: goes on waiting.
     OtherAttempt,
+    /// Of this login, but named otherwise than the provider that was asked, or not named though
+    /// this provider always names itself: goes on waiting.
+    OtherIssuer(Option<Words>),
     /// No callback at all.
     NotFound,
 }
@@ -51,17 +56,25 @@ pub fn judge(path: &str, query: &str, expected: &Expected) -> Callback {
     if let (Some(named), Some(issuer)) = (field("iss"), &expected.issuer)
         && named.trim_end_matches('/') != issuer.trim_end_matches('/')
     {
-        return Callback::OtherAttempt;
+        return Callback::OtherIssuer(Words::parse(named));
     }
     match (field("error"), field("code")) {
-        (Some(error), _) => Callback::Refused(ErrorCode::parse(error)),
+        (Some(error), _) => {
+            let description = field("error_description").and_then(Words::parse);
+            Callback::Refused(ErrorCode::parse(error), description)
+        }
+        // And where the metadata promise it, a code without it is rejected: it may be another
+        // provider's. An error can only end a login, which whoever knows the state may.
+        (None, Some(_)) if expected.names_issuer && field("iss").is_none() => {
+            Callback::OtherIssuer(None)
+        }
         (None, Some(code)) if !code.is_empty() => Callback::Code(Secret::new(code.to_owned())),
         _ => Callback::OtherAttempt,
     }
 }
 
 /// Judges a pasted line: the whole address that the browser ended on, or the bare code that a
-/// provider showed.
+/// provider showed. A bare code has neither state nor issuer: whoever pastes it vouches for it.
 pub fn judge_pasted(line: &[u8], expected: &Expected) -> Callback {
     let Ok(line) = std::str::from_utf8(line) else {
         return Callback::NotFound;
@@ -84,7 +97,12 @@ mod tests {
             path: "/callback".into(),
             state: Secret::new("right".into()),
             issuer: Some("https://id.example".into()),
+            names_issuer: false,
         }
+    }
+
+    fn misnamed(name: &str) -> Callback {
+        Callback::OtherIssuer(Words::parse(name))
     }
 
     fn code(code: &str) -> Callback {
@@ -93,12 +111,25 @@ mod tests {
 
     #[test]
     fn only_the_right_state_ends_a_login() {
-        let refused = |code: &str| Callback::Refused(ErrorCode::parse(code));
+        let refused = |code: &str| Callback::Refused(ErrorCode::parse(code), None);
+        let saying =
+            |words: &str| Callback::Refused(ErrorCode::parse("invalid_scope"), Words::parse(words));
         for (path, query, callback) in [
             ("/callback", "code=c&state=right", code("c")),
             ("/callback", "state=right&code=a%2Bb", code("a+b")),
             ("/callback", "code=c&state=right&iss=https%3A%2F%2Fid.example", code("c")),
-            ("/callback", "code=c&state=right&iss=https://evil.example", Callback::OtherAttempt),
+            (
+                "/callback",
+                "code=c&state=right&iss=https://evil.example",
+                misnamed("https://evil.example"),
+            ),
+            (
+                "/callback",
+                "error=a&state=right&iss=https://evil.example",
+                misnamed("https://evil.example"),
+            ),
+            ("/callback", "code=c&state=right&iss=%1b[2J", misnamed("")),
+            ("/callback", "code=c&state=wrong&iss=https://evil.example", Callback::OtherAttempt),
             ("/callback", "code=c&state=wrong", Callback::OtherAttempt),
             ("/callback", "code=c&state=", Callback::OtherAttempt),
             ("/callback", "code=c", Callback::OtherAttempt),
@@ -109,7 +140,13 @@ mod tests {
             ("/callback", "code=c&code=d&state=right", Callback::OtherAttempt),
             ("/callback", "error=access_denied&state=right", refused("access_denied")),
             ("/callback", "error=access_denied&state=right&code=c", refused("access_denied")),
-            ("/callback", "error=<b>&state=right", Callback::Refused(None)),
+            ("/callback", "error=<b>&state=right", Callback::Refused(None, None)),
+            (
+                "/callback",
+                "error=invalid_scope&state=right&error_description=no+such+scope",
+                saying("no such scope"),
+            ),
+            ("/callback", "error=invalid_scope&state=right&error_description=%1b[2J", saying("")),
             ("/callback", "error=access_denied", Callback::OtherAttempt),
             ("/callback", "error=access_denied&state=wrong", Callback::OtherAttempt),
             ("/favicon.ico", "", Callback::NotFound),
@@ -118,6 +155,23 @@ mod tests {
         ] {
             assert_eq!(judge(path, query, &expected()), callback, "{path}?{query}");
         }
+    }
+
+    #[test]
+    fn a_provider_that_names_itself_must_do_so_with_every_code() {
+        let expected = Expected { names_issuer: true, ..expected() };
+        let refused = Callback::Refused(ErrorCode::parse("access_denied"), None);
+        for (query, callback) in [
+            ("code=c&state=right", misnamed("")),
+            ("code=c&state=right&iss=", misnamed("")),
+            ("code=c&state=right&iss=https://id.example&iss=https://id.example", misnamed("")),
+            ("code=c&state=right&iss=https://id.example", code("c")),
+            ("error=access_denied&state=right", refused),
+            ("state=right", Callback::OtherAttempt),
+        ] {
+            assert_eq!(judge("/callback", query, &expected), callback, "{query}");
+        }
+        assert_eq!(judge_pasted(b"c", &expected), code("c"));
     }
 
     #[test]

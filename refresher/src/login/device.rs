@@ -9,7 +9,7 @@ use super::{Error, keep};
 use crate::config::Config;
 use crate::oauth::device::{self, DeviceAuthorization, Poller, Step};
 use crate::oauth::{answer, request};
-use crate::provider::discovery;
+use crate::provider::discovery::{self, Need};
 use crate::store::Store;
 use crate::{chain, clock, http};
 
@@ -26,16 +26,17 @@ pub async fn login(
 ) -> Result<(), Error> {
     let store = Store::open(config, credential)?;
     let provider = &config.provider;
-    let endpoints = discovery::resolve(provider).await?;
+    let endpoints = discovery::resolve(provider, Need::Device).await?;
     let Some(endpoint) = &endpoints.device_authorization else {
         return Err(Error::NoEndpoint {
             provider: provider.name.clone(),
             endpoint: "device_authorization_endpoint",
-            instead: "log in without --device",
+            instead: "set device_authorization_endpoint, or log in without --device",
         });
     };
     let (client, ca_file) = (provider.client(endpoints.auth_method)?, provider.ca_file.as_deref());
-    let request = request::authorize_device(endpoint, &client, &provider.scopes);
+    let params = &provider.authorize_params;
+    let request = request::authorize_device(endpoint, &client, &provider.scopes, params);
     let authorization = device::read(&http::send(&request, ca_file).await?)?;
     tell(&authorization, display, out);
     let begun_ms = clock::now().boot_ms;

@@ -15,7 +15,7 @@ use super::Error;
 use super::callback::{self, Callback, Expected};
 use super::pages::Page;
 
-/// A callback that ends the login, and the way to tell the browser how it ended.
+/// A callback of this login, and the way to tell the browser what came of it.
 pub(super) type Arrival = (Callback, oneshot::Sender<Page>);
 
 /// Binds the first registered port that is free.
@@ -79,7 +79,7 @@ async fn arrive(service: &Service, uri: Uri) -> Page {
     match callback {
         Callback::NotFound => Page::NotFound,
         Callback::OtherAttempt => Page::OtherAttempt,
-        Callback::Code(_) | Callback::Refused(_) => {
+        Callback::Code(_) | Callback::Refused(..) | Callback::OtherIssuer(_) => {
             let (reply, told) = oneshot::channel();
             // Nobody listens any more when the login has just ended by another way.
             if service.arrivals.send((callback, reply)).await.is_err() {

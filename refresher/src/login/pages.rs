@@ -9,6 +9,8 @@ pub enum Page {
     Denied,
     /// The callback was of another attempt, or of nobody's.
     OtherAttempt,
+    /// The callback does not name the provider that was asked.
+    OtherIssuer,
     /// The code could not be turned into a grant.
     Failed,
     /// There is nothing here.
@@ -21,7 +23,7 @@ impl Page {
         match self {
             Self::LoggedIn => 200,
             Self::Denied => 403,
-            Self::OtherAttempt => 400,
+            Self::OtherAttempt | Self::OtherIssuer => 400,
             Self::Failed => 502,
             Self::NotFound => 404,
         }
@@ -36,6 +38,11 @@ impl Page {
                 "Not this login",
                 "This address belongs to another attempt. The login that is under way still \
                  waits: open its address again.",
+            ),
+            Self::OtherIssuer => (
+                "Not this provider",
+                "This answer does not name the provider that was asked. Nothing has changed, and \
+                 the login still waits. The terminal says more.",
             ),
             Self::Failed => (
                 "Not logged in",

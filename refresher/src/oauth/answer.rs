@@ -48,7 +48,7 @@ pub struct Granted {
     pub access_token: Option<AccessToken>,
     /// A refresh token, if there is a new one.
     pub refresh_token: Option<Secret>,
-    /// The life of the access token, in seconds from the answer.
+    /// The life of the access token, in seconds from the time that it was read for.
     pub life_s: u64,
     /// The scope, if the provider says it.
     pub scope: Option<String>,
@@ -67,6 +67,12 @@ struct Wire {
 
 /// Reads an answer that arrived at `unix`, in Unix seconds.
 pub fn read(response: &Response, unix: u64) -> Answer {
+    read_since(response, unix, unix)
+}
+
+/// The same, with the life of a token counted from `since`, in Unix seconds: it may have been
+/// granted before it arrived.
+pub fn read_since(response: &Response, unix: u64, since: u64) -> Answer {
     let status = response.status;
     let retry_after =
         response.retry_after.as_deref().and_then(|value| retry_after::parse(value, unix));
@@ -84,10 +90,10 @@ pub fn read(response: &Response, unix: u64) -> Answer {
     if status != 200 {
         return unusable;
     }
-    granted(wire, unix).map_or(unusable, Answer::Granted)
+    granted(wire, since).map_or(unusable, Answer::Granted)
 }
 
-fn granted(wire: Wire, unix: u64) -> Option<Granted> {
+fn granted(wire: Wire, since: u64) -> Option<Granted> {
     // The type is required, but a token without one cannot be meant for anything else. One of
     // another type could not be presented by our filter, while the refresh token still counts.
     let bearer = match &wire.token_type {
@@ -102,7 +108,7 @@ fn granted(wire: Wire, unix: u64) -> Option<Granted> {
         return None;
     }
     let exposed = access_token.as_ref().map_or("", AccessToken::expose);
-    let life_s = lifetime::seconds(wire.expires_in.as_ref(), exposed, unix);
+    let life_s = lifetime::seconds(wire.expires_in.as_ref(), exposed, since);
     let scope = text(wire.scope).map(|scope| scope.expose().to_owned());
     Some(Granted { access_token, refresh_token, life_s, scope })
 }
@@ -193,6 +199,20 @@ mod tests {
             assert!(matches!(read(&response(status, body), 0), Answer::Unusable { .. }));
         }
         assert!(matches!(read(&response(200, "{}"), 0), Answer::Unusable { .. }));
+    }
+
+    #[test]
+    fn a_life_is_counted_from_when_the_token_was_granted() {
+        // Payload `{"exp":1779000900}`: an end of its own does not move.
+        let claim = "eyJhbGciOiJub25lIn0.eyJleHAiOjE3NzkwMDA5MDB9.x";
+        for (body, life_s) in [
+            (r#"{"access_token":"at","expires_in":600}"#.to_owned(), 600),
+            (format!(r#"{{"access_token":"{claim}"}}"#), 940),
+        ] {
+            let answer = read_since(&response(200, &body), 1_779_000_000, 1_778_999_960);
+            let Answer::Granted(granted) = answer else { panic!("granted") };
+            assert_eq!(granted.life_s, life_s, "{body}");
+        }
     }
 
     #[test]

@@ -10,28 +10,32 @@ use url::Url;
 
 use crate::secret::Secret;
 
-/// The two secrets of one login attempt.
+/// The secrets of one login attempt.
 #[derive(Debug)]
 pub struct Attempt {
     /// Ties the answer to this attempt (RFC 6749, section 10.12).
     pub state: Secret,
     /// Proves at redemption that we asked (RFC 7636, section 4.1): 43 characters.
     pub code_verifier: Secret,
+    /// Ties an ID token to this attempt (`OpenID` Connect Core, section 3.1.2.1). Some providers
+    /// insist on one; ID tokens are ignored here, so nothing is compared with it.
+    pub nonce: Secret,
 }
 
 impl Attempt {
-    /// Fresh secrets of 128 and 256 random bits.
+    /// Fresh secrets of 128 random bits, the verifier of 256.
     pub fn fresh() -> Self {
         let (_, verifier) = PkceCodeChallenge::new_random_sha256();
         Self {
             state: Secret::new(CsrfToken::new_random().into_secret()),
             code_verifier: Secret::new(verifier.into_secret()),
+            nonce: Secret::new(CsrfToken::new_random().into_secret()),
         }
     }
 }
 
 /// What an authorization request names besides the attempt.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     /// The client id.
     pub id: &'a str,
@@ -55,6 +59,10 @@ pub fn url(endpoint: &Url, client: &Client<'_>, attempt: &Attempt) -> Option<Url
         .authorize_url(|| CsrfToken::new(state))
         .add_scopes(client.scopes.iter().cloned().map(Scope::new))
         .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
+    let openid = client.scopes.iter().any(|scope| scope == "openid");
+    if openid && !client.params.contains_key("nonce") {
+        request = request.add_extra_param("nonce", attempt.nonce.expose());
+    }
     for (name, value) in client.params {
         request = request.add_extra_param(name, value);
     }
@@ -71,6 +79,8 @@ mod tests {
         assert_ne!(one.state, two.state);
         assert_ne!(one.code_verifier, two.code_verifier);
         assert_ne!(one.state, one.code_verifier);
+        assert_ne!(one.nonce, two.nonce);
+        assert_ne!(one.nonce, one.state);
         for attempt in [one, two] {
             assert!((43..=128).contains(&attempt.code_verifier.expose().len()));
             assert!(attempt.state.expose().len() >= 22);
@@ -83,6 +93,7 @@ mod tests {
             state: Secret::new("st".into()),
             // RFC 7636, appendix B.
             code_verifier: Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into()),
+            nonce: Secret::new("no".into()),
         };
         let client = Client {
             id: "client",
@@ -100,6 +111,7 @@ mod tests {
             ("redirect_uri", "http://127.0.0.1:56121/callback"),
             ("scope", "openid api"),
             ("state", "st"),
+            ("nonce", "no"),
             ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
             ("code_challenge_method", "S256"),
             ("plan", "generic"),
@@ -107,5 +119,14 @@ mod tests {
             assert_eq!(pairs.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!url.as_str().contains("dBjft"));
+        let nonces = |scopes: &[String], params: &BTreeMap<String, String>| -> Vec<String> {
+            let url =
+                super::url(&endpoint, &Client { scopes, params, ..client }, &attempt).unwrap();
+            let pairs = url.query_pairs().filter(|(name, _)| name == "nonce");
+            pairs.map(|(_, value)| value.into_owned()).collect()
+        };
+        let own = BTreeMap::from([("nonce".to_owned(), "mine".to_owned())]);
+        assert_eq!(nonces(&["api".into()], &BTreeMap::new()), [""; 0]);
+        assert_eq!(nonces(&["openid".into()], &own), ["mine"]);
     }
 }

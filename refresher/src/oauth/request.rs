@@ -1,5 +1,7 @@
 //! The requests that a client sends (RFC 6749, RFC 7009, RFC 7636, RFC 8628).
 
+use std::collections::BTreeMap;
+
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
@@ -46,9 +48,42 @@ pub fn redeem_code(
     token(token_endpoint, client, &fields)
 }
 
-/// Asks for a device and a user code (RFC 8628, section 3.1).
-pub fn authorize_device(endpoint: &Url, client: &Client, scopes: &[String]) -> Request {
-    post(endpoint, client, &[("scope", &scopes.join(" "))])
+/// Parameters of an authorization request that are not for the device authorization endpoint:
+/// those about the page that a browser shows or the way back from it (RFC 6749, section 4.1.1, RFC
+/// 7636, section 4.3, `OpenID` Connect Core, section 3.1.2.1), and what this request says itself.
+const NOT_FOR_DEVICES: [&str; 16] = [
+    "client_id",
+    "client_secret",
+    "code_challenge",
+    "code_challenge_method",
+    "display",
+    "id_token_hint",
+    "login_hint",
+    "max_age",
+    "nonce",
+    "prompt",
+    "redirect_uri",
+    "response_mode",
+    "response_type",
+    "scope",
+    "state",
+    "ui_locales",
+];
+
+/// Asks for a device and a user code (RFC 8628, section 3.1). Of `params`, the further parameters
+/// of authorization requests, those are sent that say what is asked for, such as `audience` or
+/// `resource`, and not those that only make sense in a browser, such as `prompt` or `nonce`.
+pub fn authorize_device(
+    endpoint: &Url,
+    client: &Client,
+    scopes: &[String],
+    params: &BTreeMap<String, String>,
+) -> Request {
+    let scope = scopes.join(" ");
+    let further = params.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let further = further.filter(|(name, _)| !NOT_FOR_DEVICES.contains(name));
+    let fields: Vec<_> = std::iter::once(("scope", scope.as_str())).chain(further).collect();
+    post(endpoint, client, &fields)
 }
 
 /// Asks whether the user has approved (RFC 8628, section 3.4).
@@ -136,6 +171,19 @@ mod tests {
         for request in [basic, post] {
             assert!(!format!("{request:?}").contains("cret%"));
         }
+    }
+
+    #[test]
+    fn a_device_request_asks_for_the_same_but_not_for_a_page() {
+        let url = Url::parse("https://id.example/device").unwrap();
+        let params = [("audience", "the api"), ("nonce", "n"), ("prompt", "login"), ("plan", "x")];
+        let params = params.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let scopes = ["openid".to_owned(), "api".to_owned()];
+        let request = authorize_device(&url, &client(Proof::None), &scopes, &params);
+        assert_eq!(
+            request.form.unwrap().expose(),
+            "scope=openid+api&audience=the+api&plan=x&client_id=cli+ent"
+        );
     }
 
     #[test]

@@ -1,72 +1,139 @@
-//! What a provider publishes about itself (RFC 8414, `OpenID` Connect Discovery).
+//! Which endpoints a provider has: those that the configuration states, and for the rest what the
+//! issuer publishes.
 
-use serde::Deserialize;
+use std::time::Duration;
+
 use url::Url;
 
-use crate::http;
-use crate::oauth::answer::Response;
-use crate::oauth::client::AuthMethod;
 use crate::oauth::request;
-use crate::provider::{Endpoints, Insecure, Provider, require_secure};
+use crate::provider::metadata::{self, Metadata, addresses, name};
+use crate::provider::{Endpoints, Provider};
+use crate::{chain, http};
+
+/// How long an issuer is waited for whose metadata could be done without.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a provider's endpoints are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The metadata could not be fetched.
-    #[error("metadata of {issuer} cannot be fetched")]
+    #[error("metadata at {asked} cannot be fetched; to do without, {remedy}")]
     Http {
-        /// The issuer.
-        issuer: Url,
+        /// Where they were looked for.
+        asked: String,
+        /// What to do instead.
+        remedy: String,
         /// Why.
         source: http::Error,
     },
-    /// The metadata is not a JSON object with the endpoints.
-    #[error("metadata of {issuer} is unusable (status {status})")]
+    /// The issuer's answers are no metadata of it.
+    #[error("no usable metadata at {asked}; to do without, {remedy}")]
     Unusable {
-        /// The issuer.
-        issuer: Url,
-        /// The HTTP status.
-        status: u16,
+        /// Where they were looked for, and what is wrong with them.
+        asked: String,
+        /// What to do instead.
+        remedy: String,
     },
-    /// The metadata is somebody else's (RFC 8414, section 3.3).
-    #[error("metadata of {issuer} names another issuer")]
-    OtherIssuer {
-        /// The issuer.
-        issuer: Url,
-    },
-    /// An endpoint must not be used.
-    #[error("{endpoint} of {issuer} is refused")]
-    Address {
-        /// The issuer.
-        issuer: Url,
-        /// The metadata's field.
-        endpoint: &'static str,
-        /// Why.
-        source: Insecure,
-    },
-    /// Neither configured nor discoverable.
-    #[error("provider {provider} has no token endpoint; set its issuer or token_endpoint")]
+    /// The metadata lack what is needed.
+    #[error("metadata of {issuer} have no token_endpoint; {remedy}")]
     NoTokenEndpoint {
+        /// The issuer.
+        issuer: String,
+        /// What to do instead.
+        remedy: String,
+    },
+    /// There is nobody to ask.
+    #[error("provider {provider} has no issuer to ask for its endpoints; {remedy}")]
+    NoIssuer {
         /// The provider's name.
         provider: String,
+        /// What to do instead.
+        remedy: String,
     },
 }
 
-/// The endpoints of a provider. Asks the issuer only for what the configuration leaves open.
+/// What is to be done, and so which endpoints must be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To exchange a grant.
+    Exchange,
+    /// To log in by browser.
+    Browser,
+    /// To log in by device code.
+    Device,
+    /// To end a grant.
+    Revocation,
+}
+
+impl Need {
+    /// The endpoints that it takes and the configuration does not state, by their settings' names.
+    fn missing(self, provider: &Provider) -> Vec<&'static str> {
+        let token = ("token_endpoint", provider.token_endpoint.is_none());
+        let needed = match self {
+            Self::Exchange => vec![token],
+            Self::Browser => {
+                vec![("authorization_endpoint", provider.authorization_endpoint.is_none()), token]
+            }
+            Self::Device => {
+                let device = provider.device_authorization_endpoint.is_none();
+                vec![("device_authorization_endpoint", device), token]
+            }
+            Self::Revocation => {
+                vec![("revocation_endpoint", provider.revocation_endpoint.is_none())]
+            }
+        };
+        needed.into_iter().filter(|(_, missing)| *missing).map(|(setting, _)| setting).collect()
+    }
+
+    /// What makes discovery unnecessary.
+    fn remedy(self, provider: &Provider) -> String {
+        let missing = self.missing(provider);
+        let settings =
+            if missing.is_empty() { "nothing more".into() } else { missing.join(" and ") };
+        format!("set {settings} in [providers.{}]", provider.name)
+    }
+}
+
+/// The endpoints of a provider, as far as `need` takes them.
+///
+/// The issuer is asked for what the configuration leaves open. Where the configuration states
+/// everything that is needed now, an issuer that does not answer, or with rubbish, is no failure.
 ///
 /// # Errors
 ///
 /// See [`Error`].
-pub async fn resolve(provider: &Provider) -> Result<Endpoints, Error> {
-    let complete = provider.authorization_endpoint.is_some()
-        && provider.device_authorization_endpoint.is_some();
-    match (&provider.token_endpoint, &provider.issuer) {
-        (Some(token), issuer) if complete || issuer.is_none() => {
-            Ok(overridden(provider, configured(provider, token.clone())))
-        }
-        (_, Some(issuer)) => Ok(overridden(provider, fetch(provider, issuer).await?)),
-        (_, None) => Err(Error::NoTokenEndpoint { provider: provider.name.clone() }),
-    }
+pub async fn resolve(provider: &Provider, need: Need) -> Result<Endpoints, Error> {
+    let remedy = || need.remedy(provider);
+    let stated = provider.token_endpoint.as_ref().filter(|_| need.missing(provider).is_empty());
+    let found = match (&provider.issuer, stated) {
+        (None, _) => None,
+        (Some(issuer), None) => Some(fetch(provider, issuer, need, http::DEADLINE).await?),
+        (Some(_), Some(_)) if is_complete(provider) => None,
+        (Some(issuer), Some(_)) => match fetch(provider, issuer, need, PATIENCE).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                let error = chain::line(&error);
+                tracing::warn!(%error, "going by the configured endpoints alone");
+                None
+            }
+        },
+    };
+    let token = provider.token_endpoint.clone();
+    let token = token.or_else(|| found.as_ref().and_then(|found| found.token.clone()));
+    let token = token.ok_or_else(|| match &found {
+        Some(found) => Error::NoTokenEndpoint { issuer: found.issuer.clone(), remedy: remedy() },
+        None => Error::NoIssuer { provider: provider.name.clone(), remedy: remedy() },
+    })?;
+    let configured = configured(provider, token);
+    Ok(match found {
+        Some(found) => completed(configured, found),
+        None => configured,
+    })
+}
+
+/// Whether the configuration states what either login takes. Then the issuer is never asked.
+fn is_complete(provider: &Provider) -> bool {
+    provider.authorization_endpoint.is_some() && provider.device_authorization_endpoint.is_some()
 }
 
 /// Where a provider ends grants, if it does. Asks the issuer only where the configuration leaves
@@ -78,145 +145,64 @@ pub async fn resolve(provider: &Provider) -> Result<Endpoints, Error> {
 pub async fn revocation_endpoint(provider: &Provider) -> Result<Option<Url>, Error> {
     match (&provider.revocation_endpoint, &provider.issuer) {
         (Some(configured), _) => Ok(Some(configured.clone())),
-        (None, Some(issuer)) => Ok(fetch(provider, issuer).await?.revocation),
+        (None, Some(issuer)) => {
+            let found = fetch(provider, issuer, Need::Revocation, http::DEADLINE).await?;
+            Ok(found.revocation)
+        }
         (None, None) => Ok(None),
     }
 }
 
-async fn fetch(provider: &Provider, issuer: &Url) -> Result<Endpoints, Error> {
-    let answer = http::send(&request::fetch(address(issuer)), provider.ca_file.as_deref())
-        .await
-        .map_err(|source| Error::Http { issuer: issuer.clone(), source })?;
-    read(&answer, issuer)
-}
-
 /// What the configuration alone says of a provider with this token endpoint.
 pub fn configured(provider: &Provider, token: Url) -> Endpoints {
-    let issuer = provider.issuer.as_ref().map(name);
     Endpoints {
-        issuer,
-        authorization: None,
+        issuer: provider.issuer.as_ref().map(name),
+        names_issuer: false,
+        authorization: provider.authorization_endpoint.clone(),
         token,
-        device_authorization: None,
-        revocation: None,
+        device_authorization: provider.device_authorization_endpoint.clone(),
+        revocation: provider.revocation_endpoint.clone(),
         auth_method: None,
     }
 }
 
-fn overridden(provider: &Provider, found: Endpoints) -> Endpoints {
+fn completed(stated: Endpoints, found: Metadata) -> Endpoints {
     Endpoints {
-        issuer: found.issuer,
-        authorization: provider.authorization_endpoint.clone().or(found.authorization),
-        token: provider.token_endpoint.clone().unwrap_or(found.token),
-        device_authorization: provider
-            .device_authorization_endpoint
-            .clone()
-            .or(found.device_authorization),
-        revocation: provider.revocation_endpoint.clone().or(found.revocation),
+        issuer: Some(found.issuer),
+        names_issuer: found.names_issuer,
+        authorization: stated.authorization.or(found.authorization),
+        token: stated.token,
+        device_authorization: stated.device_authorization.or(found.device_authorization),
+        revocation: stated.revocation.or(found.revocation),
         auth_method: found.auth_method,
     }
 }
 
-/// The issuer as it names itself: without the slash that a URL type adds to an empty path.
-fn name(issuer: &Url) -> String {
-    issuer.as_str().trim_end_matches('/').to_owned()
-}
-
-/// Where an issuer's metadata is: the well-known path after the issuer's own.
-fn address(issuer: &Url) -> Url {
-    let mut url = issuer.clone();
-    let path = issuer.path().trim_end_matches('/');
-    url.set_path(&format!("{path}/.well-known/openid-configuration"));
-    url
-}
-
-#[derive(Deserialize)]
-struct Wire {
-    issuer: String,
-    authorization_endpoint: Option<String>,
-    token_endpoint: String,
-    device_authorization_endpoint: Option<String>,
-    revocation_endpoint: Option<String>,
-    token_endpoint_auth_methods_supported: Option<Vec<String>>,
-}
-
-/// Reads the answer to a request for an issuer's metadata.
-///
-/// # Errors
-///
-/// See [`Error`].
-pub fn read(answer: &Response, issuer: &Url) -> Result<Endpoints, Error> {
-    let unusable = || Error::Unusable { issuer: issuer.clone(), status: answer.status };
-    if answer.status != 200 {
-        return Err(unusable());
-    }
-    let wire: Wire = serde_json::from_slice(&answer.body).map_err(|_| unusable())?;
-    if wire.issuer.trim_end_matches('/') != name(issuer) {
-        return Err(Error::OtherIssuer { issuer: issuer.clone() });
-    }
-    let endpoint = |field: &'static str, text: String| {
-        let refused = |source| Error::Address { issuer: issuer.clone(), endpoint: field, source };
-        let url = Url::parse(&text).map_err(|_| refused(Insecure::Malformed))?;
-        require_secure(&url).map_err(refused)?;
-        Ok(url)
-    };
-    let optional = |field, text: Option<String>| text.map(|text| endpoint(field, text)).transpose();
-    Ok(Endpoints {
-        issuer: Some(wire.issuer),
-        authorization: optional("authorization_endpoint", wire.authorization_endpoint)?,
-        token: endpoint("token_endpoint", wire.token_endpoint)?,
-        device_authorization: optional(
-            "device_authorization_endpoint",
-            wire.device_authorization_endpoint,
-        )?,
-        revocation: optional("revocation_endpoint", wire.revocation_endpoint)?,
-        auth_method: wire
-            .token_endpoint_auth_methods_supported
-            .map(|supported| AuthMethod::choose(&supported)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use zeroize::Zeroizing;
-
-    fn metadata(status: u16, body: &str) -> Result<Endpoints, Error> {
-        let body = Zeroizing::new(body.as_bytes().to_vec());
-        let answer = Response { status, retry_after: None, body };
-        read(&answer, &Url::parse("https://id.example").unwrap())
-    }
-
-    const GOOD: &str = r#"{"issuer": "https://id.example",
-        "authorization_endpoint": "https://id.example/authorize",
-        "token_endpoint": "https://id.example/token"}"#;
-
-    #[test]
-    fn metadata_of_the_issuer_is_read() {
-        let found = metadata(200, GOOD).unwrap();
-        assert_eq!(found.token.as_str(), "https://id.example/token");
-        assert_eq!(found.device_authorization, None);
-        let slash = GOOD.replace("id.example\",", "id.example/\",");
-        assert!(metadata(200, &slash).is_ok());
-    }
-
-    #[test]
-    fn anything_else_is_refused() {
-        assert!(matches!(metadata(404, GOOD), Err(Error::Unusable { .. })));
-        assert!(matches!(metadata(200, "<html>"), Err(Error::Unusable { .. })));
-        let other = GOOD.replace("https://id.example\"", "https://evil.example\"");
-        assert!(matches!(metadata(200, &other), Err(Error::OtherIssuer { .. })));
-        let plain = GOOD.replace("https://id.example/token", "http://id.example/token");
-        assert!(matches!(metadata(200, &plain), Err(Error::Address { .. })));
-    }
-
-    #[test]
-    fn the_well_known_path_follows_the_issuers_own() {
-        for (issuer, expected) in [
-            ("https://id.example", "https://id.example/.well-known/openid-configuration"),
-            ("https://id.example/a/", "https://id.example/a/.well-known/openid-configuration"),
-        ] {
-            assert_eq!(address(&Url::parse(issuer).unwrap()).as_str(), expected);
+/// Asks the issuer, at its second address where there is nothing at the first.
+async fn fetch(
+    provider: &Provider,
+    issuer: &Url,
+    need: Need,
+    deadline: Duration,
+) -> Result<Metadata, Error> {
+    let mut asked = Vec::new();
+    for address in addresses(issuer) {
+        let request = request::fetch(address.clone());
+        let answer = http::send_within(&request, provider.ca_file.as_deref(), deadline).await;
+        let answer = answer.map_err(|source| {
+            asked.push(address.to_string());
+            Error::Http { asked: asked.join(" and "), remedy: need.remedy(provider), source }
+        })?;
+        match metadata::read(&answer, issuer) {
+            Ok(found) => return Ok(found),
+            Err(reason) => {
+                let elsewhere = matches!(reason, metadata::Error::Nowhere { .. });
+                asked.push(format!("{address} ({reason})"));
+                if !elsewhere {
+                    break;
+                }
+            }
         }
     }
+    Err(Error::Unusable { asked: asked.join(" and "), remedy: need.remedy(provider) })
 }

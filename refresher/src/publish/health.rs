@@ -21,6 +21,10 @@ pub struct Status {
     pub expires_at: Option<u64>,
     /// Where its refresh token is exchanged.
     pub token_endpoint: Option<String>,
+    /// Whether the refresh token is dead: once the access token expires, if it has not yet,
+    /// nothing helps but a login.
+    #[serde(default)]
+    pub oauth_reauth_required: bool,
     /// Why the grant could not be read or written, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
@@ -53,6 +57,16 @@ pub struct Refreshes {
     pub refresh_failure_count: u64,
 }
 
+impl Refreshes {
+    /// Forgets a failure that is of an earlier grant; what was counted stays.
+    pub fn forgive(&mut self) {
+        if self.last_refresh_error_class.take().is_some() {
+            self.last_refresh_at = None;
+            self.last_refresh_status = None;
+        }
+    }
+}
+
 /// The body of `/health`. The fields of the default credential stand at the top, under the names
 /// of the Python predecessor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,6 +83,9 @@ pub struct Health {
     pub token_seconds_to_expiry: Option<u64>,
     /// Where its refresh token is exchanged.
     pub token_endpoint: Option<String>,
+    /// Whether its refresh token is dead.
+    #[serde(default)]
+    pub oauth_reauth_required: bool,
     /// How its refreshes went.
     pub oauth_refresh: Refreshes,
     /// The bundle's generation.
@@ -94,6 +111,7 @@ pub fn sum_up(
         token_expires_at: default.expires_at,
         token_seconds_to_expiry: default.expires_at.map(|at| at.saturating_sub(unix)),
         token_endpoint: default.token_endpoint,
+        oauth_reauth_required: default.oauth_reauth_required,
         oauth_refresh: default.oauth_refresh,
         generation,
         credentials,

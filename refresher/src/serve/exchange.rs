@@ -166,9 +166,12 @@ async fn spend(lock: &Lock<'_>, store: &Store, terms: &Terms, grant: Grant) -> C
             return failed(error.class(), None, unanswered);
         }
     };
+    let begun = earlier.map_or(now.unix(), |intent| intent.at);
     let now = terms.clock.now();
-    match answer::read(&response, now.unix()) {
-        Answer::Granted(granted) => keep(lock, reservation, grant, granted, now),
+    // A provider that forgives a repeated use may answer as it did the first time.
+    let since = if unanswered { begun } else { now.unix() }.min(now.unix());
+    match answer::read_since(&response, now.unix(), since) {
+        Answer::Granted(granted) => keep(lock, reservation, grant, granted, since, now),
         Answer::Error { status, code, .. } if answer::is_terminal(status, &code) => {
             let reason = if unanswered { UNANSWERED } else { code.as_str() };
             condemn(lock, grant, reason, now)
@@ -228,12 +231,14 @@ fn prepare(lock: &Lock<'_>, fingerprint: Fingerprint, now: Now) -> Result<Reserv
     Ok(reservation)
 }
 
-/// Stores what was granted. The note of the intent goes only when the successor is on disk.
+/// Stores what was granted, perhaps as long ago as `since`, in Unix seconds. The note of the intent
+/// goes only when the successor is on disk.
 fn keep(
     lock: &Lock<'_>,
     reservation: Reservation,
     mut grant: Grant,
     granted: Granted,
+    since: u64,
     now: Now,
 ) -> Conclusion {
     let Granted { access_token, refresh_token, life_s, scope } = granted;
@@ -244,12 +249,9 @@ fn keep(
         grant.refresh_token = refresh_token;
     }
     if let Some(access_token) = access_token {
-        grant.token = Some(TokenRecord {
-            access_token,
-            obtained_at: now.unix(),
-            expires_at: now.unix().saturating_add(life_s),
-            generation: grant.generation,
-        });
+        // Nobody grants a token that has expired already: then it was granted just now.
+        let since = if since.saturating_add(life_s) > now.unix() { since } else { now.unix() };
+        grant.token = Some(TokenRecord::new(access_token, since, life_s, grant.generation));
     }
     grant.scope = scope.or(grant.scope);
     let unsaved = lock.commit(reservation, &grant).err();

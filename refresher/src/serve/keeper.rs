@@ -214,6 +214,7 @@ impl Keeper {
                 tracing::info!(credential = %self.name, generation = grant.generation, "newer grant found");
                 self.note_alarm(None);
                 let grant = self.own(*grant, now);
+                self.refreshes.forgive();
                 self.renew(grant, false, now)
             }
             Some(Conclusion::Gone) => {

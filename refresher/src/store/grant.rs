@@ -60,6 +60,14 @@ pub struct TokenRecord {
     pub generation: u64,
 }
 
+impl TokenRecord {
+    /// A token that was granted at `obtained_at`, in Unix seconds, for a life of `life_s` seconds.
+    pub fn new(access_token: AccessToken, obtained_at: u64, life_s: u64, generation: u64) -> Self {
+        let expires_at = obtained_at.saturating_add(life_s);
+        Self { access_token, obtained_at, expires_at, generation }
+    }
+}
+
 /// The end of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {

@@ -14,6 +14,7 @@ impl Keeper {
         let mut status = Status {
             alarm: self.alarm.clone(),
             oauth_refresh: self.refreshes.clone(),
+            oauth_reauth_required: self.machine.needs_login(),
             token_endpoint: self.grant.as_ref().map(|grant| grant.token_endpoint.to_string()),
             ..Status::default()
         };

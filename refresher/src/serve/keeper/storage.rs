@@ -23,6 +23,10 @@ impl Keeper {
                 self.unsaved = false;
                 self.alarm = None;
                 self.fresh = false;
+                // A failure is news only as long as it is of the grant that is there.
+                if stored.as_ref().is_none_or(|grant| grant.verdict.is_none()) {
+                    self.refreshes.forgive();
+                }
                 self.grant = stored.map(|grant| self.own(grant, now));
             }
             Err(error) => {

@@ -1,0 +1,60 @@
+//! The gate: reads the request once, has it judged, and takes out what must not leave.
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::MapType;
+
+use super::clock;
+use super::held::{Held, Step, Wait};
+use crate::bundle::DEFAULT_CREDENTIAL;
+use crate::config::Gate;
+use crate::gate::{Decision, Keys, decide};
+use crate::headers::Request;
+use crate::refusal::Refusal;
+
+/// Filter state that the gate leaves for the bearer: the request's credential. A client has no way
+/// to set filter state, so its presence proves that a gate of this Envoy let the request pass.
+pub const CREDENTIAL: &str = "torchbearer.credential";
+
+/// Filter state for the access log: the client's name.
+const CLIENT: &str = "torchbearer.client";
+
+impl Held {
+    /// Lets the request in, or not. The effective context must be this stream.
+    pub(super) fn admit(&self, gate: &Gate) -> Step {
+        let headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
+        let request = Request::read(&headers);
+        let admitted = self.plugin.source.serving(|serving| {
+            let keys = Keys { configured: &gate.client_keys, published: serving.client_keys() };
+            match decide(keys, &request, clock::unix(), local_address) {
+                Decision::Admit(client) => Ok(client.cloned()),
+                Decision::Refuse(refusal) => Err(Step::Refuse(refusal)),
+                Decision::AwaitBundle => Err(Step::Wait(Wait::FirstBundle)),
+            }
+        });
+        let client = match admitted {
+            Ok(client) => client,
+            Err(step) => return step,
+        };
+        for name in &request.strip {
+            // What cannot be removed must not leave.
+            if hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_err() {
+                return Step::Refuse(Refusal::NOT_ADMITTED);
+            }
+        }
+        let credential = client.as_ref().map_or(DEFAULT_CREDENTIAL, |client| &client.credential);
+        let marked = hostcalls::set_property(vec![CREDENTIAL], Some(credential.as_bytes()));
+        if marked.is_err() {
+            return Step::Refuse(Refusal::NOT_ADMITTED);
+        }
+        if let Some(client) = &client {
+            let _ = hostcalls::set_property(vec![CLIENT], Some(client.id.as_str().as_bytes()));
+        }
+        let _ = self.credential.set(credential.to_owned());
+        Step::Pass
+    }
+}
+
+/// The address on which the request's connection was accepted.
+fn local_address() -> Option<Vec<u8>> {
+    hostcalls::get_property(vec!["destination", "address"]).ok().flatten()
+}

@@ -1,0 +1,171 @@
+//! The request phase of a stream, which may have to wait and be resumed by a root context.
+
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use log::warn;
+use proxy_wasm::hostcalls;
+
+use super::clock;
+use super::root::Plugin;
+use crate::agenda::REPORT_TIMEOUT;
+use crate::config::Bearer;
+use crate::refusal::Refusal;
+
+/// How long the gate waits for the first bundle where no `bearer` section says otherwise.
+const GATE_WAIT: Duration = Duration::from_secs(2);
+
+/// The request phase of a stream, which may have to wait and be resumed by a root context.
+pub struct Held {
+    id: u32,
+    pub(super) plugin: Rc<Plugin>,
+    phase: Cell<Phase>,
+    admitted: Cell<bool>,
+    pub(super) credential: OnceCell<String>,
+    /// The generation that was injected.
+    pub(super) injected: Cell<Option<u64>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The request goes on.
+    Passing,
+    /// It waits, for this and until then.
+    Waiting(Wait, Duration),
+    /// It has been answered here.
+    Answered,
+    /// The stream has ended.
+    Ended,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The first bundle.
+    FirstBundle,
+    /// A token in the place of one that has expired.
+    NextToken,
+    /// A token in the place of one that the upstream refused.
+    Replacement,
+}
+
+/// What comes of one job in the request phase.
+pub(super) enum Step {
+    /// On to the next.
+    Pass,
+    /// Again when this is there.
+    Wait(Wait),
+    /// It ends here.
+    Refuse(Refusal),
+}
+
+impl Held {
+    /// The request phase of a stream that begins.
+    pub fn new(id: u32, plugin: Rc<Plugin>) -> Self {
+        Self {
+            id,
+            plugin,
+            phase: Cell::new(Phase::Passing),
+            admitted: Cell::new(false),
+            credential: OnceCell::new(),
+            injected: Cell::new(None),
+        }
+    }
+
+    /// Whether the request may go on.
+    pub fn passes(&self) -> bool {
+        self.phase.get() == Phase::Passing
+    }
+
+    /// Whether it waits for something.
+    pub fn waits(&self) -> bool {
+        matches!(self.phase.get(), Phase::Waiting(..))
+    }
+
+    /// Notes that the stream has ended, so that nothing is resumed.
+    pub fn end(&self) {
+        self.phase.set(Phase::Ended);
+    }
+
+    /// Goes as far as possible. The effective context must be this stream.
+    pub fn advance(&self) {
+        let config = &self.plugin.config;
+        let mut step = Step::Pass;
+        if let Some(gate) = config.gate.as_ref().filter(|_| !self.admitted.get()) {
+            step = self.admit(gate);
+            self.admitted.set(matches!(step, Step::Pass));
+        }
+        if let (Step::Pass, Some(_)) = (&step, &config.bearer) {
+            step = self.inject();
+        }
+        match step {
+            Step::Pass => self.phase.set(Phase::Passing),
+            Step::Wait(wait) => self.wait(wait),
+            Step::Refuse(refusal) => self.refuse(refusal),
+        }
+    }
+
+    fn wait(&self, wait: Wait) {
+        match self.phase.get() {
+            Phase::Waiting(same, _) if same == wait => {}
+            _ => {
+                let bearer_wait = self.plugin.config.bearer.as_ref().map(|Bearer { wait }| *wait);
+                let bound = match wait {
+                    Wait::FirstBundle | Wait::NextToken => bearer_wait.unwrap_or(GATE_WAIT),
+                    Wait::Replacement => REPORT_TIMEOUT,
+                };
+                self.phase.set(Phase::Waiting(wait, clock::monotonic() + bound));
+            }
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        self.phase.set(Phase::Answered);
+        self.plugin.metrics.refusals.increment();
+        let headers = refusal.headers();
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let body = refusal.body();
+        let sent = hostcalls::send_http_response(
+            u32::from(refusal.status),
+            headers,
+            Some(body.as_bytes()),
+        );
+        if let Err(status) = sent {
+            warn!("torchbearer: a {} could not be sent: {status:?}", refusal.code);
+        }
+    }
+
+    /// Called by the root context while this stream waits. Returns whether it still does.
+    pub fn wake(&self, changed: bool, now: Duration) -> bool {
+        let Phase::Waiting(wait, until) = self.phase.get() else {
+            return false;
+        };
+        let over = now >= until;
+        if !changed && !over {
+            return true;
+        }
+        if hostcalls::set_effective_context(self.id).is_err() {
+            return false;
+        }
+        if changed {
+            self.advance();
+        }
+        match self.phase.get() {
+            Phase::Waiting(..) if over => {
+                self.refuse(match wait {
+                    Wait::FirstBundle => Refusal::NO_BUNDLE.retry_after(1),
+                    Wait::NextToken => Refusal::TOKEN_EXPIRED.retry_after(1),
+                    Wait::Replacement => Refusal::TOKEN_REJECTED.retry_after(1),
+                });
+                false
+            }
+            Phase::Waiting(..) => true,
+            Phase::Passing => {
+                let _ = hostcalls::resume_http_request();
+                false
+            }
+            Phase::Answered | Phase::Ended => false,
+        }
+    }
+}
