@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::client::ClientKey;
+use crate::verdict::Rule;
 
 /// What one place of the filter is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -94,6 +95,9 @@ pub struct Bearer {
     /// 10000, default 2000.
     #[serde(rename = "wait_ms", default = "default_wait", deserialize_with = "bounded_wait")]
     pub wait: Duration,
+    /// Which answers say that the token was refused.
+    #[serde(default)]
+    pub dead_token: Rule,
 }
 
 fn default_wait() -> Duration {
@@ -121,7 +125,8 @@ mod tests {
         let config =
             Config::parse(br#"{"refresher": {"cluster": "r"}, "bearer": {"wait_ms": 0}}"#).unwrap();
         assert_eq!(config.gate, None);
-        assert_eq!(config.bearer, Some(Bearer { wait: Duration::ZERO }));
+        let bearer = Bearer { wait: Duration::ZERO, dead_token: Rule::default() };
+        assert_eq!(config.bearer, Some(bearer));
         assert_eq!(config.refresher.cluster, "r");
     }
 

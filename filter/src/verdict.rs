@@ -2,13 +2,29 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 /// The largest part of a 403's body that is looked into, in bytes.
 pub const INSPECTED_BYTES: usize = 16 << 10;
 
-/// The prefix of the codes by which xAI says that it does not accept the token.
-const PREFIX: &str = "unauthenticated:";
+/// Which answers say that the token was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rule {
+    /// Status codes that say so by themselves. Default: 401. RFC 6750, section 3.1: a token that
+    /// is expired, revoked or malformed is answered with it.
+    pub statuses: Vec<u16>,
+    /// Beginnings of the codes that say so in the body of a 403. Default: `unauthenticated:`, as
+    /// xAI has it. None: a 403 never says so.
+    pub codes: Vec<String>,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        Self { statuses: vec![401], codes: vec!["unauthenticated:".to_owned()] }
+    }
+}
 
 /// What the status line alone tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,37 +33,57 @@ pub enum Verdict {
     Accepted,
     /// The token was refused.
     Dead,
-    /// The body has to say whether it was the token; see [`says_unauthenticated`].
+    /// The body has to say whether it was the token; see [`Rule::refuses`].
     Inspect,
 }
 
-/// Judges a status code.
-///
-/// RFC 6750, section 3.1: a token that is expired, revoked or malformed is answered with 401.
-/// xAI answers 403 for that too, and for much else (entitlement, spending limits), which a new
-/// token would not change.
-pub fn of_status(status: u16) -> Verdict {
-    match status {
-        401 => Verdict::Dead,
-        403 => Verdict::Inspect,
-        _ => Verdict::Accepted,
-    }
-}
-
-/// Whether the body of a 403 says that the token was refused.
-///
-/// Known shapes: `{"code": "unauthenticated:…"}`, the same nested in `error`, and the older
-/// `{"error": "… unauthenticated:… …"}`. Of a body that was cut off, the beginning counts.
-pub fn says_unauthenticated(body: &[u8]) -> bool {
-    match serde_json::from_slice::<Node>(body) {
-        Ok(Node { code, error, .. }) => {
-            let error = error.unwrap_or_default();
-            let is_code = |code: Option<String>| code.is_some_and(|code| code.starts_with(PREFIX));
-            is_code(code)
-                || is_code(error.code)
-                || error.text.is_some_and(|text| text.contains(PREFIX))
+impl Rule {
+    /// Judges a status code.
+    pub fn of_status(&self, status: u16) -> Verdict {
+        if self.statuses.contains(&status) {
+            Verdict::Dead
+        } else if status == 403 && !self.codes.is_empty() {
+            // 403 is also the answer to much that a new token would not change.
+            Verdict::Inspect
+        } else {
+            Verdict::Accepted
         }
-        Err(error) => error.is_eof() && cut_off_says(body),
+    }
+
+    /// Whether the body of a 403 says that the token was refused.
+    ///
+    /// Known shapes: `{"code": "unauthenticated:…"}`, the same nested in `error`, and the older
+    /// `{"error": "… unauthenticated:… …"}`. Of a body that was cut off, the beginning counts.
+    pub fn refuses(&self, body: &[u8]) -> bool {
+        match serde_json::from_slice::<Node>(body) {
+            Ok(Node { code, error, .. }) => {
+                let error = error.unwrap_or_default();
+                let is_code = |code: Option<String>| code.is_some_and(|code| self.begins(&code));
+                let text = error.text.unwrap_or_default();
+                is_code(code)
+                    || is_code(error.code)
+                    || self.prefixes().any(|prefix| text.contains(prefix))
+            }
+            Err(error) => error.is_eof() && self.cut_off_refuses(body),
+        }
+    }
+
+    fn begins(&self, code: &str) -> bool {
+        self.prefixes().any(|prefix| code.starts_with(prefix))
+    }
+
+    /// The beginnings, less an empty one, which would fit every code.
+    fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.codes.iter().map(String::as_str).filter(|prefix| !prefix.is_empty())
+    }
+
+    /// Looks for a member `code` in a JSON object that lacks its end.
+    fn cut_off_refuses(&self, body: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(body);
+        text.split("\"code\"").skip(1).any(|rest| {
+            let value = rest.trim_start().strip_prefix(':').map(str::trim_start);
+            value.and_then(|value| value.strip_prefix('"')).is_some_and(|code| self.begins(code))
+        })
     }
 }
 
@@ -117,16 +153,6 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
-/// Looks for a member `code` with the prefix in a JSON object that lacks its end.
-fn cut_off_says(body: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(body);
-    text.split("\"code\"").skip(1).any(|rest| {
-        let value = rest.trim_start().strip_prefix(':').map(str::trim_start);
-        let text = value.and_then(|value| value.strip_prefix('"'));
-        text.is_some_and(|text| text.starts_with(PREFIX))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +171,7 @@ mod tests {
             (500, Verdict::Accepted),
             (503, Verdict::Accepted),
         ] {
-            assert_eq!(of_status(status), verdict, "{status}");
+            assert_eq!(Rule::default().of_status(status), verdict, "{status}");
         }
     }
 
@@ -169,14 +195,27 @@ mod tests {
             ("unauthenticated:bad-credentials", false),
             ("", false),
         ] {
-            assert_eq!(says_unauthenticated(body.as_bytes()), dead, "{body}");
+            assert_eq!(Rule::default().refuses(body.as_bytes()), dead, "{body}");
         }
+    }
+
+    #[test]
+    fn a_rule_of_another_provider_replaces_the_default() {
+        let rule = Rule { statuses: vec![419], codes: vec!["token_".to_owned()] };
+        assert_eq!(rule.of_status(419), Verdict::Dead);
+        assert_eq!(rule.of_status(401), Verdict::Accepted);
+        assert!(rule.refuses(br#"{"error": {"code": "token_revoked"}}"#));
+        assert!(!rule.refuses(br#"{"code": "unauthenticated:bad-credentials"}"#));
+        let empty = Rule { codes: vec![String::new()], ..Rule::default() };
+        assert!(!empty.refuses(br#"{"code": "permission-denied"}"#));
+        let never = Rule { codes: Vec::new(), ..Rule::default() };
+        assert_eq!(never.of_status(403), Verdict::Accepted);
     }
 
     proptest! {
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..256)) {
-            let _ = says_unauthenticated(&body);
+            let _ = Rule::default().refuses(&body);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use filter::client::ClientKey;
+use filter::verdict::Rule;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -22,7 +23,7 @@ const HTTP: &str =
 const WASM: &str = "typed_config/config";
 
 /// The values that a bootstrap is made of.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// Where Envoy listens.
     pub listen: SocketAddr,
@@ -38,6 +39,11 @@ pub struct Settings<'a> {
     pub trusted_ca: Option<&'a Path>,
     /// Client keys of the gate.
     pub client_keys: &'a [ClientKey],
+    /// Headers that every request to the API gets, in place of the client's of that name. Envoy's
+    /// admin interface shows them.
+    pub upstream_headers: &'a [(String, String)],
+    /// Which of the API's answers say that the token was refused.
+    pub dead_token: &'a Rule,
 }
 
 /// Why no bootstrap can be made.
@@ -72,19 +78,6 @@ pub enum Error {
 ///
 /// When the upstream has no host, or a path is not UTF-8.
 pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
-    render_with_headers(settings, &[])
-}
-
-/// The same with headers that every request to the API gets, in place of the client's of that
-/// name. Envoy's admin interface shows them.
-///
-/// # Errors
-///
-/// As [`render`].
-pub fn render_with_headers(
-    settings: &Settings<'_>,
-    upstream_headers: &[(String, String)],
-) -> Result<String, Error> {
     let shipped: Value =
         serde_saphyr::from_str(SHIPPED).map_err(|error| Error::Yaml(error.to_string()))?;
     let mut bootstrap = Bootstrap(shipped);
@@ -103,9 +96,11 @@ pub fn render_with_headers(
     }
     let plugin = json!({"gate": {"client_keys": settings.client_keys}});
     bootstrap.set(&format!("{gate}/configuration/value"), plugin.to_string())?;
+    let plugin = json!({"bearer": {"dead_token": settings.dead_token}});
+    bootstrap.set(&format!("{bearer}/configuration/value"), plugin.to_string())?;
 
     bootstrap.set_upstream(settings)?;
-    bootstrap.add_headers(upstream_headers)?;
+    bootstrap.add_headers(settings.upstream_headers)?;
     Ok(bootstrap.0.to_string())
 }
 
@@ -204,6 +199,8 @@ mod tests {
             admin: Path::new("/state/admin.sock"),
             trusted_ca: Some(Path::new("/etc/ca.pem")),
             client_keys,
+            upstream_headers: &[],
+            dead_token: &Rule::default(),
         })?;
         Ok(serde_json::from_str(&rendered).unwrap())
     }
@@ -245,18 +242,23 @@ mod tests {
     }
 
     #[test]
-    fn client_keys_reach_the_gate_in_the_form_that_it_reads() {
+    fn keys_and_rule_reach_the_filter_in_the_form_that_it_reads() {
         let key = ClientKey::new("alice".parse().unwrap(), b"key-of-alice");
         let bootstrap = rendered("https://api.example.com", std::slice::from_ref(&key)).unwrap();
         let value = format!("{MANAGER}/http_filters/0/{WASM}/configuration/value");
         let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();
         let config = filter::config::Config::parse(document.as_bytes()).unwrap();
         assert_eq!(config.gate.unwrap().client_keys, [key]);
+        let value = format!("{UPSTREAM}/{HTTP}/http_filters/0/{WASM}/configuration/value");
+        let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();
+        let config = filter::config::Config::parse(document.as_bytes()).unwrap();
+        assert_eq!(config.bearer.unwrap().dead_token, Rule::default());
     }
 
     #[test]
     fn headers_for_the_api_replace_the_clients_and_are_taken_literally() {
         let upstream: Url = "https://api.example.com".parse().unwrap();
+        let rule = Rule::default();
         let settings = Settings {
             listen: "127.0.0.1:0".parse().unwrap(),
             upstream: &upstream,
@@ -265,9 +267,11 @@ mod tests {
             admin: Path::new("/a"),
             trusted_ca: None,
             client_keys: &[],
+            upstream_headers: &[],
+            dead_token: &rule,
         };
         let headers = [("x-team".to_owned(), "50%REQ(authorization)%".to_owned())];
-        let with = render_with_headers(&settings, &headers).unwrap();
+        let with = render(&Settings { upstream_headers: &headers, ..settings }).unwrap();
         let with: Value = serde_json::from_str(&with).unwrap();
         let path = format!("{MANAGER}/route_config/virtual_hosts/0/request_headers_to_add");
         let expected = json!([{"header": {"key": "x-team", "value": "50%%REQ(authorization)%%"},

@@ -54,6 +54,8 @@ pub struct Provider {
     /// Headers of every request to the API. They stand in Envoy's configuration, where its admin
     /// interface shows them: no place for a credential.
     pub upstream_headers: Vec<(String, String)>,
+    /// Which of the API's answers say that the token was refused.
+    pub dead_token: filter::verdict::Rule,
 }
 
 /// The endpoints of a provider: those configured, the rest discovered.

@@ -145,9 +145,10 @@ async fn attend(
             admin: &paths.admin,
             trusted_ca: trusted_ca.as_deref(),
             client_keys: &config.client_keys,
+            upstream_headers: &config.provider.upstream_headers,
+            dead_token: &config.provider.dead_token,
         };
-        let headers = &config.provider.upstream_headers;
-        let text = bootstrap::render_with_headers(&settings, headers)?;
+        let text = bootstrap::render(&settings)?;
         store::replace_private(&paths.bootstrap, text.as_bytes())?;
         // What a restart adds to is the log of this run.
         let _ = std::fs::remove_file(&paths.log);

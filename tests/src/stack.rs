@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use filter::client::ClientKey;
+use filter::verdict::Rule;
 use refresher::bootstrap;
 use simulator::{Control, Options, Simulator};
 use tempfile::TempDir;
@@ -257,6 +258,8 @@ upstream = "{url}"
             admin: &self.admin_socket(),
             trusted_ca: None,
             client_keys: &client_keys?,
+            upstream_headers: &[],
+            dead_token: &Rule::default(),
         })?)
     }
 

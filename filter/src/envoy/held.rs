@@ -110,7 +110,8 @@ impl Held {
         match self.phase.get() {
             Phase::Waiting(same, _) if same == wait => {}
             _ => {
-                let bearer_wait = self.plugin.config.bearer.as_ref().map(|Bearer { wait }| *wait);
+                let bearer_wait =
+                    self.plugin.config.bearer.as_ref().map(|Bearer { wait, .. }| *wait);
                 let bound = match wait {
                     Wait::FirstBundle | Wait::NextToken => bearer_wait.unwrap_or(GATE_WAIT),
                     Wait::Replacement => REPORT_TIMEOUT,

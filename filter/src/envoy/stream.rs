@@ -8,8 +8,9 @@ use proxy_wasm::types::{Action, BufferType, MapType};
 
 use super::held::Held;
 use super::root::Plugin;
+use crate::config::Bearer;
 use crate::headers::{request_reason, response_reason};
-use crate::verdict::{self, INSPECTED_BYTES, Verdict};
+use crate::verdict::{INSPECTED_BYTES, Verdict};
 
 /// A stream as the SDK sees it.
 pub struct Stream {
@@ -55,7 +56,8 @@ impl Stream {
                 return if *held { Action::Pause } else { Action::Continue };
             }
             Response::Inspecting { seen, .. } => {
-                if verdict::says_unauthenticated(seen) {
+                let bearer = self.held.plugin.config.bearer.as_ref();
+                if bearer.is_some_and(|bearer| bearer.dead_token.refuses(seen)) {
                     self.held.token_refused(403);
                 }
             }
@@ -104,14 +106,16 @@ impl HttpContext for Stream {
                 }
             }
         }
-        if self.held.injected.get().is_none() {
+        let (Some(Bearer { dead_token, .. }), Some(_)) = (&config.bearer, self.held.injected.get())
+        else {
             return Action::Continue;
-        }
+        };
         let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
         let status = status.ok().flatten();
         let status = status.and_then(|status| str::from_utf8(&status).ok()?.parse().ok());
-        match status.map_or(Verdict::Accepted, verdict::of_status) {
-            Verdict::Dead => self.held.token_refused(401),
+        let status = status.unwrap_or(0);
+        match dead_token.of_status(status) {
+            Verdict::Dead => self.held.token_refused(status),
             Verdict::Inspect if !end => {
                 // Only where the replay is possible is there a reason to hold the headers.
                 let held = config.gate.is_none();

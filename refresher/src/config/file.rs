@@ -124,6 +124,8 @@ fn provider(mut section: Section, problems: &mut Problems) -> Fields {
         upstream: section.text("upstream", problems),
         ca_file: section.text("ca_file", problems),
         upstream_headers: section.map("upstream_headers", HEADERS, problems),
+        dead_token_statuses: section.statuses("dead_token_statuses", problems),
+        dead_token_codes: section.texts("dead_token_codes", problems),
     };
     section.finish(problems);
     fields

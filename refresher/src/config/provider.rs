@@ -7,6 +7,8 @@ use filter::headers::{self, Reason};
 use url::Url;
 
 use super::problem::Problems;
+use filter::verdict::Rule;
+
 use crate::oauth::client::AuthMethod;
 use crate::provider::preset::{self, Fields};
 use crate::provider::{Provider, require_secure};
@@ -75,6 +77,7 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
     require(stated.0, "issuer", "the issuer's URL, or a token_endpoint");
     require(stated.1, "upstream", "the API's base URL");
     require(fields.client_id.is_some(), "client_id", "the id of a registered client");
+    let default = Rule::default();
     Some(Provider {
         name: name.to_owned(),
         issuer,
@@ -94,6 +97,10 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
         ca_file: fields.ca_file.map(Into::into),
         upstream: upstream?,
         upstream_headers,
+        dead_token: Rule {
+            statuses: fields.dead_token_statuses.unwrap_or(default.statuses),
+            codes: fields.dead_token_codes.unwrap_or(default.codes),
+        },
     })
 }
 

@@ -70,6 +70,18 @@ impl Section {
         self.list(key, "a list of ports from 1 to 65535", port, problems)
     }
 
+    pub(super) fn statuses(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Vec<u16>> {
+        let status = |item: &Value| {
+            let status = u16::try_from(item.as_integer()?).ok();
+            status.filter(|status| (400..500).contains(status))
+        };
+        self.list(key, "a list of status codes from 400 to 499", status, problems)
+    }
+
     fn list<T>(
         &mut self,
         key: &'static str,

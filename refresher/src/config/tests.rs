@@ -149,6 +149,17 @@ fn a_confidential_client_and_its_headers_need_only_configuration() {
 }
 
 #[test]
+fn what_a_refused_token_looks_like_is_the_providers_own() {
+    let default = with(ACME, &[]).unwrap().provider.dead_token;
+    assert_eq!(default, filter::verdict::Rule::default());
+    let rule = "dead_token_statuses = [401, 419]\ndead_token_codes = [\"token_\"]\n";
+    let stated = with(&format!("{ACME}{rule}"), &[]).unwrap().provider.dead_token;
+    assert_eq!((stated.statuses, stated.codes), (vec![401, 419], vec!["token_".to_owned()]));
+    let message = refusal(&format!("{ACME}dead_token_statuses = [500]\n"), &[]);
+    assert!(message.contains("a list of status codes from 400 to 499"), "{message}");
+}
+
+#[test]
 fn what_the_refresher_or_envoy_sets_is_not_for_the_file() {
     let document = format!(
         "{ACME}token_endpoint_auth_method = \"none\"\n\

@@ -39,6 +39,10 @@ pub struct Fields {
     pub ca_file: Option<String>,
     /// See [`crate::provider::Provider::upstream_headers`].
     pub upstream_headers: Option<Vec<(String, String)>>,
+    /// See [`filter::verdict::Rule::statuses`].
+    pub dead_token_statuses: Option<Vec<u16>>,
+    /// See [`filter::verdict::Rule::codes`].
+    pub dead_token_codes: Option<Vec<String>>,
 }
 
 impl Fields {
@@ -67,6 +71,8 @@ impl Fields {
             upstream: self.upstream.or(other.upstream),
             ca_file: self.ca_file.or(other.ca_file),
             upstream_headers: self.upstream_headers.or(other.upstream_headers),
+            dead_token_statuses: self.dead_token_statuses.or(other.dead_token_statuses),
+            dead_token_codes: self.dead_token_codes.or(other.dead_token_codes),
         }
     }
 }
