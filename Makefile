@@ -28,10 +28,11 @@ smoke: build envoy ## The same as demo, but end; fails if a proof does not hold
 	@$(DEMO) --exit
 
 # Asked for by name, so that Ctrl-C reaches the demo alone and not cargo around it.
-DEMO = cargo build --quiet --package tests && REFRESHER_BIN=target/release/refresher exec target/debug/demo
+DEMO = echo "building the demo" >&2 && cargo build --quiet --package tests && REFRESHER_BIN=target/release/refresher exec target/debug/demo
 
 .PHONY: build
 build: toolchain ## Build what is installed: target/release/refresher and target/filter.wasm
+	@echo "building refresher and filter (the first time takes some minutes)" >&2
 	@cargo build --quiet --release --package refresher
 	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
 	@cargo run --quiet --package slim -- target/$(TARGET)/wasm/filter.wasm $(WASM)
@@ -71,6 +72,7 @@ target/python/.installed: tests/requirements.txt
 
 .PHONY: test
 test: build envoy python ## Run every test; the last line counts them
+	@echo "building the tests" >&2
 	@cargo build --quiet --workspace
 	@status=0; \
 	cargo test --quiet --workspace --no-fail-fast 2>&1 | tee target/test.log || status=1; \

@@ -6,6 +6,7 @@ use proxy_wasm::types::MapType;
 use super::clock;
 use super::held::{Held, Step, Wait};
 use crate::bundle::DEFAULT_CREDENTIAL;
+use crate::client::ClientKey;
 use crate::config::Gate;
 use crate::gate::{Decision, Keys, decide};
 use crate::headers::Request;
@@ -23,33 +24,35 @@ impl Held {
     pub(super) fn admit(&self, gate: &Gate) -> Step {
         let headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
         let request = Request::read(&headers);
-        let admitted = self.plugin.source.serving(|serving| {
+        // No host call in here comes back to the source.
+        let step = self.plugin.source.serving(|serving| {
             let keys = Keys { configured: &gate.client_keys, published: serving.client_keys() };
             match decide(keys, &request, clock::unix(), local_address) {
-                Decision::Admit(client) => Ok(client.cloned()),
-                Decision::Refuse(refusal) => Err(Step::Refuse(refusal)),
-                Decision::AwaitBundle => Err(Step::Wait(Wait::FirstBundle)),
+                Decision::Admit(client) => self.mark(client),
+                Decision::Refuse(refusal) => Step::Refuse(refusal),
+                Decision::AwaitBundle => Step::Wait(Wait::FirstBundle),
             }
         });
-        let client = match admitted {
-            Ok(client) => client,
-            Err(step) => return step,
-        };
-        for name in &request.strip {
-            // What cannot be removed must not leave.
-            if hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_err() {
-                return Step::Refuse(Refusal::NOT_ADMITTED);
+        if matches!(step, Step::Pass) {
+            for name in &request.strip {
+                // What cannot be removed must not leave.
+                if hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_err() {
+                    return Step::Refuse(Refusal::NOT_ADMITTED);
+                }
             }
         }
-        let credential = client.as_ref().map_or(DEFAULT_CREDENTIAL, |client| &client.credential);
-        let marked = hostcalls::set_property(vec![CREDENTIAL], Some(credential.as_bytes()));
-        if marked.is_err() {
+        step
+    }
+
+    /// Leaves word for the bearer and the access log.
+    fn mark(&self, client: Option<&ClientKey>) -> Step {
+        let credential = client.map_or(DEFAULT_CREDENTIAL, |client| &client.credential);
+        if hostcalls::set_property(vec![CREDENTIAL], Some(credential.as_bytes())).is_err() {
             return Step::Refuse(Refusal::NOT_ADMITTED);
         }
-        if let Some(client) = &client {
+        if let Some(client) = client {
             let _ = hostcalls::set_property(vec![CLIENT], Some(client.id.as_str().as_bytes()));
         }
-        let _ = self.credential.set(credential.to_owned());
         Step::Pass
     }
 }

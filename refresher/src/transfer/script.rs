@@ -147,7 +147,8 @@ mod tests {
         assert_eq!(run("false").0, Some(1));
         assert_eq!(run("exit 9;").0, Some(9));
         assert_eq!(run("kill -TERM $$;").0, Some(143));
-        assert_eq!(run("kill -HUP $$;").0, Some(129));
+        // Not HUP: where this test runs detached from a terminal it is ignored, and a shell cannot
+        // trap what was ignored before it began.
         let (code, shown) = run("stat -c %a \"$f\"; cat \"$f\"; echo");
         assert_eq!(code, Some(0));
         assert!(shown.starts_with("600\nthe document"), "{shown}");
