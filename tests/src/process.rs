@@ -7,10 +7,24 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::process::{Child, Command};
 
 use crate::clock::eventually;
+
+/// Lets this process, and those that it starts, have as many open files as the system allows.
+///
+/// # Errors
+///
+/// When that is fewer than `needed`.
+pub fn allow_open_files(needed: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    if most < needed {
+        bail!("{most} open files are allowed here, {needed} are needed: raise `ulimit -Hn`");
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
 
 /// How long a program may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(15);
