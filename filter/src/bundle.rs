@@ -36,9 +36,11 @@ pub struct Bundle {
     pub generation: u64,
     /// Credentials by name.
     pub credentials: Credentials,
-    /// Client keys that hold in addition to those of the plugin configuration.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub client_keys: Vec<ClientKey>,
+    /// Client keys that hold in addition to those of the plugin configuration. Where there is a
+    /// list, a client key is required, even if the list has become empty: revoking the last key
+    /// must not open what it protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_keys: Option<Vec<ClientKey>>,
 }
 
 impl Bundle {
@@ -46,7 +48,7 @@ impl Bundle {
     pub fn new(
         generation: u64,
         credentials: impl IntoIterator<Item = (String, Credential)>,
-        client_keys: Vec<ClientKey>,
+        client_keys: Option<Vec<ClientKey>>,
     ) -> Self {
         let credentials = Credentials(credentials.into_iter().collect());
         Self { version: VERSION, generation, credentials, client_keys }
@@ -346,7 +348,7 @@ mod tests {
         };
         assert_eq!(token.access_token.expose(), "abc.def");
         assert!(matches!(bundle.credentials.get("bob"), Some(Credential::LoginRequired { .. })));
-        assert_eq!(bundle.client_keys.len(), 1);
+        assert_eq!(bundle.client_keys.map(|keys| keys.len()), Some(1));
     }
 
     #[test]

@@ -12,47 +12,177 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::bundle::DEFAULT_CREDENTIAL;
 
-/// One client key, known by its digest.
+/// What a client is known by, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Wire", into = "Wire")]
 pub struct ClientKey {
-    /// The name of the client, as the access log and the metrics show it.
+    /// The name of the client, as the access log and the metrics show it. Several keys may have
+    /// the same one, so that a client can change its key without a pause.
     pub id: ClientId,
-    /// SHA-256 of the key, 64 hexadecimal digits.
-    pub sha256: Digest,
+    /// How the client shows who it is.
+    pub proof: Proof,
     /// Unix seconds before which the key is refused; 0: none.
-    #[serde(default)]
     pub not_before: u64,
     /// Unix seconds from which on the key is refused; 0: never.
-    #[serde(default)]
     pub not_after: u64,
     /// The credential that this client's requests use.
-    #[serde(default = "default_credential")]
     pub credential: String,
     /// Path prefixes that the key is good for; empty: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
     /// Models that the key is good for, with `*` at the end as a wildcard; empty: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
+    /// Requests a minute, counted for the client's name; 0: no limit.
+    pub requests_per_minute: u32,
+    /// Requests at the same time, counted for the client's name; 0: no limit.
+    pub concurrency: u32,
+}
+
+/// How a client shows who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By a key, of which only the SHA-256 digest is known.
+    Key(Digest),
+    /// By a TLS client certificate, which Envoy has verified, with this subject alternative name:
+    /// a URI such as a SPIFFE id, or a DNS name.
+    Certificate(String),
+}
+
+/// A client key as it stands in a document.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    id: ClientId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject_alt_name: Option<String>,
+    #[serde(default)]
+    not_before: u64,
+    #[serde(default)]
+    not_after: u64,
+    #[serde(default = "default_credential")]
+    credential: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    models: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    requests_per_minute: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    concurrency: u32,
 }
 
 fn default_credential() -> String {
     DEFAULT_CREDENTIAL.to_owned()
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Why an entry is not a client key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidClientKey {
+    /// It has no proof, or two.
+    #[error("a client key has either sha256 or subject_alt_name")]
+    Proof,
+    /// An empty name would be that of every certificate without one.
+    #[error("subject_alt_name is empty")]
+    EmptyName,
+    /// No request has such a path.
+    #[error("a path of a client key begins with /")]
+    Path,
+    /// A pattern that would not mean what it seems to.
+    #[error("a model of a client key is a name, with * only at its end")]
+    Model,
+}
+
+impl TryFrom<Wire> for ClientKey {
+    type Error = InvalidClientKey;
+
+    fn try_from(wire: Wire) -> Result<Self, InvalidClientKey> {
+        let proof = match (wire.sha256, wire.subject_alt_name) {
+            (Some(digest), None) => Proof::Key(digest),
+            (None, Some(name)) if name.is_empty() => return Err(InvalidClientKey::EmptyName),
+            (None, Some(name)) => Proof::Certificate(name),
+            _ => return Err(InvalidClientKey::Proof),
+        };
+        if !wire.paths.iter().all(|path| path.starts_with('/')) {
+            return Err(InvalidClientKey::Path);
+        }
+        let literal = |model: &String| !model.strip_suffix('*').unwrap_or(model).contains('*');
+        if !wire.models.iter().all(|model| !model.is_empty() && literal(model)) {
+            return Err(InvalidClientKey::Model);
+        }
+        Ok(Self {
+            id: wire.id,
+            proof,
+            not_before: wire.not_before,
+            not_after: wire.not_after,
+            credential: wire.credential,
+            paths: wire.paths,
+            models: wire.models,
+            requests_per_minute: wire.requests_per_minute,
+            concurrency: wire.concurrency,
+        })
+    }
+}
+
+impl From<ClientKey> for Wire {
+    fn from(key: ClientKey) -> Self {
+        let (sha256, subject_alt_name) = match key.proof {
+            Proof::Key(digest) => (Some(digest), None),
+            Proof::Certificate(name) => (None, Some(name)),
+        };
+        Self {
+            id: key.id,
+            sha256,
+            subject_alt_name,
+            not_before: key.not_before,
+            not_after: key.not_after,
+            credential: key.credential,
+            paths: key.paths,
+            models: key.models,
+            requests_per_minute: key.requests_per_minute,
+            concurrency: key.concurrency,
+        }
+    }
+}
+
 impl ClientKey {
-    /// An unrestricted key for the default credential.
-    pub fn new(id: ClientId, key: &[u8]) -> Self {
+    /// An unrestricted entry for the default credential.
+    pub fn new(id: ClientId, proof: Proof) -> Self {
         Self {
             id,
-            sha256: Digest::of(key),
+            proof,
             not_before: 0,
             not_after: 0,
             credential: default_credential(),
             paths: Vec::new(),
             models: Vec::new(),
+            requests_per_minute: 0,
+            concurrency: 0,
         }
+    }
+
+    /// An unrestricted entry for this key.
+    pub fn of_key(id: ClientId, key: &[u8]) -> Self {
+        Self::new(id, Proof::Key(Digest::of(key)))
+    }
+
+    /// Whether a request for this path may use the key.
+    pub fn allows_path(&self, path: &[u8]) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|prefix| path.starts_with(prefix.as_bytes()))
+    }
+
+    /// Whether a request for this model may use the key.
+    pub fn allows_model(&self, model: &str) -> bool {
+        let fits = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => model.starts_with(prefix),
+            None => model == pattern,
+        };
+        self.models.is_empty() || self.models.iter().any(fits)
     }
 
     fn holds_at(&self, now: u64) -> bool {
@@ -164,15 +294,6 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// What a presented key turns out to be.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Identity<'a> {
-    /// This client's key.
-    Client(&'a ClientKey),
-    /// Nobody's, or not at this time.
-    Unknown,
-}
-
 /// Finds whose key `presented` is, at `now` in Unix seconds.
 ///
 /// Looks at every key whatever the outcome, and compares digests in constant time. Of two entries
@@ -182,16 +303,33 @@ pub fn identify<'a>(
     keys: impl Iterator<Item = &'a ClientKey> + Clone,
     presented: &[u8],
     now: u64,
-) -> Identity<'a> {
+) -> Option<&'a ClientKey> {
     let digest = Digest::of(presented);
     let mut found = 0_u32;
     for (position, key) in (1..).zip(keys.clone()) {
-        let holds = Choice::from(u8::from(key.holds_at(now)));
-        found.conditional_assign(&position, key.sha256.0.ct_eq(&digest.0) & holds);
+        // Which entries have a digest at all is no secret.
+        if let Proof::Key(known) = &key.proof {
+            let holds = Choice::from(u8::from(key.holds_at(now)));
+            found.conditional_assign(&position, known.0.ct_eq(&digest.0) & holds);
+        }
     }
     // Only here does the outcome steer anything, and it is the same outcome for every wrong key.
-    let matched = found.checked_sub(1).and_then(|index| keys.clone().nth(index as usize));
-    matched.map_or(Identity::Unknown, Identity::Client)
+    found.checked_sub(1).and_then(|index| keys.clone().nth(index as usize))
+}
+
+/// Finds the client of a verified certificate with these subject alternative names, at `now` in
+/// Unix seconds.
+pub fn identify_certificate<'a>(
+    mut keys: impl Iterator<Item = &'a ClientKey>,
+    names: &[Vec<u8>],
+    now: u64,
+) -> Option<&'a ClientKey> {
+    keys.find(|key| match &key.proof {
+        Proof::Certificate(name) => {
+            key.holds_at(now) && names.iter().any(|presented| presented == name.as_bytes())
+        }
+        Proof::Key(_) => false,
+    })
 }
 
 #[cfg(test)]
@@ -200,14 +338,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn key(id: &str, secret: &str) -> ClientKey {
-        ClientKey::new(id.parse().unwrap(), secret.as_bytes())
+        ClientKey::of_key(id.parse().unwrap(), secret.as_bytes())
     }
 
     fn found(keys: &[ClientKey], presented: &str, now: u64) -> Option<String> {
-        match identify(keys.iter(), presented.as_bytes(), now) {
-            Identity::Client(key) => Some(key.id.as_str().to_owned()),
-            Identity::Unknown => None,
-        }
+        let found = identify(keys.iter(), presented.as_bytes(), now);
+        found.map(|key| key.id.as_str().to_owned())
     }
 
     #[test]
@@ -240,6 +376,58 @@ mod tests {
         limited.not_after = 200;
         for (now, held) in [(0, false), (99, false), (100, true), (199, true), (200, false)] {
             assert_eq!(found(std::slice::from_ref(&limited), "k", now).is_some(), held, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_finds_its_client_and_no_other_proof_does() {
+        let name = "spiffe://example.org/ns/web/sa/chat";
+        let proof = Proof::Certificate(name.to_owned());
+        let keys = [key("alice", "k"), ClientKey::new("chat".parse().unwrap(), proof)];
+        let client = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+            identify_certificate(keys.iter(), &names, 0).map(|key| key.id.as_str().to_owned())
+        };
+        assert_eq!(client(&["chat.example.org", name]).as_deref(), Some("chat"));
+        for names in [[].as_slice(), &[""], &["spiffe://example.org/ns/web/sa/cha"], &["k"]] {
+            assert_eq!(client(names), None, "{names:?}");
+        }
+        assert_eq!(found(&keys, name, 0), None);
+    }
+
+    #[test]
+    fn a_model_fits_a_name_or_the_beginning_before_a_star() {
+        let mut limited = key("alice", "k");
+        assert!(limited.allows_model("anything"));
+        limited.models = vec!["grok-4*".to_owned(), "grok-3-mini".to_owned()];
+        for (model, allowed) in [
+            ("grok-4", true),
+            ("grok-4-fast", true),
+            ("grok-3-mini", true),
+            ("grok-3-mini-x", false),
+            ("grok-3", false),
+            ("GROK-4", false),
+            ("", false),
+        ] {
+            assert_eq!(limited.allows_model(model), allowed, "{model}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_refused_with_the_reason() {
+        let digest = Digest::of(b"k");
+        for (rest, said) in [
+            (String::new(), "either sha256 or subject_alt_name"),
+            (format!(r#","sha256":"{digest}","subject_alt_name":"a""#), "either"),
+            (r#","subject_alt_name":"""#.to_owned(), "empty"),
+            (format!(r#","sha256":"{digest}","paths":["v1"]"#), "begins with /"),
+            (format!(r#","sha256":"{digest}","models":["grok*4"]"#), "only at its end"),
+            (format!(r#","sha256":"{digest}","models":[""]"#), "only at its end"),
+            (format!(r#","sha256":"{digest}","rpm":1"#), "unknown field"),
+        ] {
+            let document = format!(r#"{{"id":"a"{rest}}}"#);
+            let error = serde_json::from_str::<ClientKey>(&document).unwrap_err().to_string();
+            assert!(error.contains(said), "{document}: {error}");
         }
     }
 

@@ -53,6 +53,17 @@ pub enum Injection<'a> {
     NoBundle,
 }
 
+/// The client keys of the bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published<'a> {
+    /// The first bundle has not come yet.
+    Awaited,
+    /// The refresher has no client keys to manage.
+    Unmanaged,
+    /// A client key is required; these hold.
+    Managed(&'a [ClientKey]),
+}
+
 /// What became of a document.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acceptance {
@@ -89,9 +100,13 @@ impl Serving {
         self.bundle.as_ref().map_or(0, |bundle| bundle.generation)
     }
 
-    /// The bundle's client keys; `None` before the first bundle.
-    pub fn client_keys(&self) -> Option<&[ClientKey]> {
-        self.bundle.as_ref().map(|bundle| bundle.client_keys.as_slice())
+    /// The bundle's client keys.
+    pub fn client_keys(&self) -> Published<'_> {
+        match self.bundle.as_ref().map(|bundle| &bundle.client_keys) {
+            None => Published::Awaited,
+            Some(None) => Published::Unmanaged,
+            Some(Some(keys)) => Published::Managed(keys),
+        }
     }
 
     /// Notes that the upstream refused the token of `generation`.

@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn keys_and_rule_reach_the_filter_in_the_form_that_it_reads() {
-        let key = ClientKey::new("alice".parse().unwrap(), b"key-of-alice");
+        let key = ClientKey::of_key("alice".parse().unwrap(), b"key-of-alice");
         let bootstrap = rendered("https://api.example.com", std::slice::from_ref(&key)).unwrap();
         let value = format!("{MANAGER}/http_filters/0/{WASM}/configuration/value");
         let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();

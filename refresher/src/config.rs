@@ -248,7 +248,7 @@ fn client_keys(
             );
         }
         if let Ok(id) = "default".parse() {
-            keys.push(ClientKey::new(id, key.as_bytes()));
+            keys.push(ClientKey::of_key(id, key.as_bytes()));
         }
     }
     if !host.is_loopback() && keys.is_empty() {

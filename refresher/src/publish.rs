@@ -38,12 +38,12 @@ struct Inner {
     generation_file: PathBuf,
     credentials: BTreeMap<String, Credential>,
     statuses: BTreeMap<String, Status>,
-    client_keys: Vec<ClientKey>,
+    client_keys: Option<Vec<ClientKey>>,
 }
 
 impl Publisher {
     /// A publisher whose generations continue those that `generation_file` remembers.
-    pub fn new(generation_file: PathBuf, client_keys: Vec<ClientKey>) -> Self {
+    pub fn new(generation_file: PathBuf, client_keys: Option<Vec<ClientKey>>) -> Self {
         let remembered = std::fs::read_to_string(&generation_file).ok();
         let generation = remembered.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let inner = Inner {

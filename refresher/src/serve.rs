@@ -57,7 +57,8 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     store::create_private_directory(&config.state_dir)?;
     let listener = socket::listen(&config.socket).await?;
     let generations = config.state_dir.join("generation");
-    let publisher = Publisher::new(generations, config.client_keys.clone());
+    let client_keys = (!config.client_keys.is_empty()).then(|| config.client_keys.clone());
+    let publisher = Publisher::new(generations, client_keys);
     let desk = Desk::default();
     let (stop, stopping) = watch::channel(false);
     let mut keepers = Keepers {

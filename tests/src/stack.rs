@@ -248,7 +248,7 @@ upstream = "{url}"
     ///
     /// When it cannot be rendered.
     pub fn bootstrap(&self) -> Result<String> {
-        let key = |(name, key): &(&str, &str)| Ok(ClientKey::new(name.parse()?, key.as_bytes()));
+        let key = |(name, key): &(&str, &str)| Ok(ClientKey::of_key(name.parse()?, key.as_bytes()));
         let client_keys: Result<Vec<_>> = self.plan.client_keys.iter().map(key).collect();
         Ok(bootstrap::render(&bootstrap::Settings {
             listen: SocketAddr::new(self.plan.host, 0),

@@ -8,7 +8,7 @@ use super::held::{Held, Step, Wait};
 use crate::bundle::DEFAULT_CREDENTIAL;
 use crate::client::ClientKey;
 use crate::config::Gate;
-use crate::gate::{Decision, Keys, decide};
+use crate::gate::{Connection, Decision, Keys, decide};
 use crate::headers::Request;
 use crate::refusal::Refusal;
 
@@ -27,7 +27,7 @@ impl Held {
         // No host call in here comes back to the source.
         let step = self.plugin.source.serving(|serving| {
             let keys = Keys { configured: &gate.client_keys, published: serving.client_keys() };
-            match decide(keys, &request, clock::unix(), local_address) {
+            match decide(keys, &request, clock::unix(), &Downstream) {
                 Decision::Admit(client) => self.mark(client),
                 Decision::Refuse(refusal) => Step::Refuse(refusal),
                 Decision::AwaitBundle => Step::Wait(Wait::FirstBundle),
@@ -57,7 +57,22 @@ impl Held {
     }
 }
 
-/// The address on which the request's connection was accepted.
-fn local_address() -> Option<Vec<u8>> {
-    hostcalls::get_property(vec!["destination", "address"]).ok().flatten()
+/// The connection of the effective context's request.
+struct Downstream;
+
+impl Connection for Downstream {
+    fn local_address(&self) -> Option<Vec<u8>> {
+        property(&["destination", "address"])
+    }
+
+    fn certificate_names(&self) -> Vec<Vec<u8>> {
+        // Envoy has verified the certificate where its listener has a trust store; where it has
+        // none, any certificate would do, so `envoy/` configures one wherever it asks for any.
+        let names = ["uri_san_peer_certificate", "dns_san_peer_certificate"];
+        names.into_iter().filter_map(|name| property(&["connection", name])).collect()
+    }
+}
+
+fn property(path: &[&str]) -> Option<Vec<u8>> {
+    hostcalls::get_property(path.to_vec()).ok().flatten().filter(|value| !value.is_empty())
 }

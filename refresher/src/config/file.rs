@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use filter::client::ClientKey;
+use filter::client::{ClientKey, Proof};
 use toml::Table;
 
 use super::problem::Problems;
@@ -50,9 +50,7 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     for (name, digest) in root.map("client_keys", KEYS, problems).unwrap_or_default() {
         match (name.parse(), digest.parse()) {
             (Ok(id), Ok(sha256)) => {
-                let mut key = ClientKey::new(id, b"");
-                key.sha256 = sha256;
-                file.client_keys.push(key);
+                file.client_keys.push(ClientKey::new(id, Proof::Key(sha256)));
             }
             (Err(error), _) => {
                 problems.unaccepted("client_keys", &format!("{name:?}"), &lines(&error))

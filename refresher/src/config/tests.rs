@@ -1,3 +1,5 @@
+use filter::client::Proof;
+
 use super::*;
 use std::collections::HashMap;
 
@@ -106,7 +108,7 @@ fn an_open_listener_needs_client_keys_that_are_long_enough() {
     assert!(with("", &[("PROXY_API_KEY", "short-key")]).is_ok());
     let document = format!("[client_keys]\nalice = \"{DIGEST}\"\n");
     let config = with(&document, &[open]).unwrap();
-    assert_eq!(config.client_keys[0].sha256.to_string(), DIGEST);
+    assert_eq!(config.client_keys[0].proof, Proof::Key(DIGEST.parse().unwrap()));
 }
 
 #[test]
