@@ -1,6 +1,7 @@
 //! Who may pass: the gate's decision as a plain function.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use crate::client::{ClientKey, Proof, identify, identify_certificate};
 use crate::headers::{Request, Single};
@@ -11,7 +12,7 @@ use crate::serving::Published;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision<'a> {
     /// It may go on: as this client, or as anybody where no keys are set.
-    Admit(Option<&'a ClientKey>),
+    Admit(Option<&'a Rc<ClientKey>>),
     /// It is answered here.
     Refuse(Refusal),
     /// The first bundle has to arrive before this can be decided.
@@ -22,13 +23,13 @@ pub enum Decision<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a> {
     /// Those of the plugin configuration.
-    pub configured: &'a [ClientKey],
+    pub configured: &'a [Rc<ClientKey>],
     /// Those of the bundle.
     pub published: Published<'a>,
 }
 
 impl<'a> Keys<'a> {
-    fn iter(self) -> impl Iterator<Item = &'a ClientKey> + Clone {
+    fn iter(self) -> impl Iterator<Item = &'a Rc<ClientKey>> + Clone {
         let published = match self.published {
             Published::Managed(keys) => keys,
             Published::Awaited | Published::Unmanaged => &[],
@@ -83,11 +84,16 @@ fn authenticate<'a>(
     now: u64,
     connection: &impl Connection,
 ) -> Decision<'a> {
-    if [request.proxy_api_key, request.authorization].contains(&Single::Repeated) {
+    let places = [request.proxy_api_key, request.authorization, request.subprotocol_key];
+    if places.contains(&Single::Repeated) {
         return Decision::Refuse(Refusal::INVALID_CLIENT_KEY);
     }
-    let presented = [request.proxy_api_key.value(), bearer_token(request.authorization)];
-    // Both are looked at, whichever holds.
+    let presented = [
+        request.proxy_api_key.value(),
+        bearer_token(request.authorization),
+        request.subprotocol_key.value(),
+    ];
+    // All are looked at, whichever holds.
     let identified = presented.map(|key| key.and_then(|key| identify(keys.iter(), key, now)));
     let client = identified.into_iter().flatten().next();
     match client.or_else(|| certified(keys, now, connection)) {
@@ -104,7 +110,7 @@ fn certified<'a>(
     keys: Keys<'a>,
     now: u64,
     connection: &impl Connection,
-) -> Option<&'a ClientKey> {
+) -> Option<&'a Rc<ClientKey>> {
     if !keys.iter().any(|key| matches!(key.proof, Proof::Certificate(_))) {
         return None;
     }

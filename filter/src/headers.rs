@@ -1,9 +1,12 @@
-//! Which headers may pass, in one table with the reason beside each row.
+//! Which headers may pass, in one table with the reason beside each row, and what the plugin
+//! configuration adds to it or takes from it.
 //!
 //! Names are compared as Envoy delivers them (lower case) and, should a host deliver something
 //! else, after normalising: lower case, `_` as `-`. Values are bytes and never decoded.
 
 use std::borrow::Cow;
+
+use serde::Deserialize;
 
 /// Why a header does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,18 @@ pub enum Reason {
     Proxy,
     /// Answers have to be readable to find a refused token and to count usage.
     Encoding,
+    /// Speaks for the API's own address, which a client of the proxy does not know.
+    Origin,
+    /// The plugin configuration says so.
+    Configured,
+}
+
+impl Reason {
+    /// Whether the plugin configuration can let such a header pass. What credits the client, holds
+    /// for one connection only, or steers a proxy never does.
+    fn is_negotiable(self) -> bool {
+        matches!(self, Self::Cookie | Self::Forwarding | Self::Encoding | Self::Origin)
+    }
 }
 
 /// Request headers that never leave, sorted by name.
@@ -92,11 +107,15 @@ const REQUEST_PREFIXES: &[(&str, Reason)] = &[
 
 /// Response headers that do not reach the client, sorted by name.
 const RESPONSE: &[(&str, Reason)] = &[
+    ("alt-svc", Reason::Origin),
+    ("clear-site-data", Reason::Origin),
     ("connection", Reason::HopByHop),
     ("keep-alive", Reason::HopByHop),
     ("proxy-authenticate", Reason::HopByHop),
     ("proxy-authorization", Reason::HopByHop),
     ("proxy-connection", Reason::HopByHop),
+    ("set-cookie", Reason::Cookie),
+    ("set-cookie2", Reason::Cookie),
     ("te", Reason::HopByHop),
     ("trailer", Reason::HopByHop),
     ("transfer-encoding", Reason::HopByHop),
@@ -114,13 +133,102 @@ pub const REPLAY: &str = "x-torchbearer-replay";
 /// until the routes have been looked at, and is removed by the bearer.
 pub const ROUTED_BY: &str = "x-forwarded-proto";
 
-/// Why a request header of this name must not leave; `None`: it may.
-pub fn request_reason(name: &str) -> Option<Reason> {
+/// The beginning of a WebSocket subprotocol by which browsers, which cannot set `authorization`
+/// there, hand an API key over.
+const SUBPROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
+
+/// The tables with what the plugin configuration changes of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Wire")]
+pub struct Policy {
+    /// Normalised names, with `*` at the end as a wildcard.
+    strip: Vec<String>,
+    /// Normalised names.
+    keep: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    #[serde(default)]
+    strip: Vec<String>,
+    #[serde(default)]
+    keep: Vec<String>,
+}
+
+/// Why the tables cannot be changed in this way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    /// Not the name of a header.
+    #[error("{0:?} is no header name; accepted: letters, digits and -, in strip with * at the end")]
+    Name(String),
+    /// It is not stripped, or must be.
+    #[error("{0:?} cannot be kept; accepted: cookies, forwarding headers and accept-encoding")]
+    Keep(String),
+}
+
+impl TryFrom<Wire> for Policy {
+    type Error = InvalidPolicy;
+
+    fn try_from(wire: Wire) -> Result<Self, InvalidPolicy> {
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        for name in &wire.strip {
+            if !is_name(name.strip_suffix('*').unwrap_or(name)) {
+                return Err(InvalidPolicy::Name(name.clone()));
+            }
+        }
+        for name in &wire.keep {
+            let reasons = [request_reason(name), response_reason(name)];
+            let negotiable = reasons.into_iter().flatten().all(Reason::is_negotiable);
+            if reasons == [None, None] || !negotiable || normalised(name) == ROUTED_BY {
+                return Err(InvalidPolicy::Keep(name.clone()));
+            }
+        }
+        let normal = |names: Vec<String>| {
+            names.into_iter().map(|name| normalised(&name).into_owned()).collect()
+        };
+        Ok(Self { strip: normal(wire.strip), keep: normal(wire.keep) })
+    }
+}
+
+impl Policy {
+    /// Why a request header of this name must not leave; `None`: it may.
+    pub fn of_request(&self, name: &str) -> Option<Reason> {
+        match self.unless_kept(request_reason(name), name) {
+            None if self.strips(name) => Some(Reason::Configured),
+            reason => reason,
+        }
+    }
+
+    /// Why a response header of this name must not reach the client; `None`: it may.
+    pub fn of_response(&self, name: &str) -> Option<Reason> {
+        self.unless_kept(response_reason(name), name)
+    }
+
+    fn unless_kept(&self, reason: Option<Reason>, name: &str) -> Option<Reason> {
+        reason.filter(|_| self.keep.is_empty() || !self.keep.contains(&normalised(name).into()))
+    }
+
+    fn strips(&self, name: &str) -> bool {
+        // Most configurations add nothing, and normalising costs.
+        !self.strip.is_empty() && {
+            let name = normalised(name);
+            self.strip.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == *pattern,
+            })
+        }
+    }
+}
+
+fn request_reason(name: &str) -> Option<Reason> {
     reason(REQUEST, REQUEST_PREFIXES, &normalised(name))
 }
 
-/// Why a response header of this name must not reach the client; `None`: it may.
-pub fn response_reason(name: &str) -> Option<Reason> {
+fn response_reason(name: &str) -> Option<Reason> {
     reason(RESPONSE, RESPONSE_PREFIXES, &normalised(name))
 }
 
@@ -177,18 +285,29 @@ pub struct Request<'a> {
     pub authorization: Single<'a>,
     /// `x-proxy-api-key`.
     pub proxy_api_key: Single<'a>,
+    /// The key in `sec-websocket-protocol`.
+    pub subprotocol_key: Single<'a>,
     /// `origin` (RFC 6454).
     pub origin: Single<'a>,
     /// `sec-fetch-site` (Fetch Metadata).
     pub fetch_site: Single<'a>,
+    /// Whether there is a `content-encoding`.
+    pub is_encoded: bool,
+    /// Whether it opens a WebSocket (RFC 6455, section 4.1). Envoy refuses what the route does not
+    /// allow before any filter sees it.
+    pub is_websocket: bool,
     /// Names to remove, each once.
     pub strip: Vec<&'a str>,
+    /// Headers that get another value.
+    pub set: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl<'a> Request<'a> {
     /// Reads a header map: names and values in order, several lines of one name allowed.
-    pub fn read(headers: &'a [(String, Vec<u8>)]) -> Self {
+    pub fn read(headers: &'a [(String, Vec<u8>)], policy: &Policy) -> Self {
         let mut request = Self::default();
+        let mut asks_for_websocket = false;
+        let mut nominates_upgrade = false;
         for (name, value) in headers {
             let value = value.as_slice();
             match name.as_str() {
@@ -199,22 +318,33 @@ impl<'a> Request<'a> {
                 "x-proxy-api-key" => request.proxy_api_key.add(value),
                 "origin" => request.origin.add(value),
                 "sec-fetch-site" => request.fetch_site.add(value),
+                "content-encoding" => request.is_encoded = true,
+                "upgrade" => asks_for_websocket = value.eq_ignore_ascii_case(b"websocket"),
+                "sec-websocket-protocol" => request.read_subprotocols(value),
+                "connection" => {
+                    nominates_upgrade |=
+                        list(value).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+                    request.strip_nominated(headers, value);
+                }
                 _ => {}
             }
-            let stays = request_reason(name).is_none() || name == ROUTED_BY;
+            let stays = policy.of_request(name).is_none() || name == ROUTED_BY;
             if !stays && !request.strip.contains(&name.as_str()) {
                 request.strip.push(name);
             }
-            if name == "connection" {
-                request.strip_nominated(headers, value);
-            }
+        }
+        request.is_websocket = asks_for_websocket && nominates_upgrade && request.method == b"GET";
+        if request.is_websocket {
+            // These two make the handshake, on the next hop as on this one.
+            request.strip.retain(|name| !["connection", "upgrade"].contains(name));
+            request.set.push(("connection", b"upgrade".to_vec()));
         }
         request
     }
 
     /// RFC 9110, section 7.6.1: what `Connection` names is for this hop only.
     fn strip_nominated(&mut self, headers: &'a [(String, Vec<u8>)], connection: &[u8]) {
-        for option in connection.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        for option in list(connection) {
             let nominated =
                 headers.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(option));
             if let Some((name, _)) = nominated
@@ -226,126 +356,32 @@ impl<'a> Request<'a> {
             }
         }
     }
+
+    /// Takes the key out of the subprotocols that a WebSocket client offers.
+    fn read_subprotocols(&mut self, offered: &'a [u8]) {
+        const NAME: &str = "sec-websocket-protocol";
+        let mut others = Vec::new();
+        let mut found = false;
+        for protocol in list(offered) {
+            if let Some(key) = protocol.strip_prefix(SUBPROTOCOL_KEY) {
+                self.subprotocol_key.add(key);
+                found = true;
+            } else {
+                others.push(protocol);
+            }
+        }
+        if found && others.is_empty() {
+            self.strip.push(NAME);
+        } else if found {
+            self.set.push((NAME, others.join(b", ".as_slice())));
+        }
+    }
+}
+
+/// The members of a comma-separated list (RFC 9110, section 5.6.1).
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn map(headers: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
-        headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
-    }
-
-    #[test]
-    fn tables_are_sorted_lower_case_and_without_repetition() {
-        for table in [REQUEST, REQUEST_PREFIXES, RESPONSE, RESPONSE_PREFIXES] {
-            assert!(table.is_sorted_by(|(a, _), (b, _)| a < b));
-            assert!(table.iter().all(|(name, _)| normalised(name) == *name));
-        }
-    }
-
-    #[test]
-    fn what_identifies_or_credits_the_client_stays_here() {
-        for name in [
-            "authorization",
-            "x-proxy-api-key",
-            "x-api-key",
-            "api-key",
-            "cookie",
-            "proxy-authorization",
-            "x-forwarded-for",
-            "x-forwarded-anything",
-            "forwarded",
-            "via",
-            "x-real-ip",
-            "true-client-ip",
-            "cf-connecting-ip",
-            "x-original-url",
-            "x-rewrite-url",
-            "te",
-            "keep-alive",
-            "proxy-connection",
-            "trailer",
-            "upgrade",
-            "x-envoy-retry-on",
-            "x-torchbearer-replay",
-            "X-Proxy-Api-Key",
-            "x_proxy_api_key",
-            "X_Forwarded_For",
-        ] {
-            assert!(request_reason(name).is_some(), "{name}");
-        }
-    }
-
-    #[test]
-    fn what_the_api_needs_passes() {
-        for name in [
-            ":path",
-            "accept",
-            "content-type",
-            "content-length",
-            "user-agent",
-            "openai-organization",
-            "x-stainless-lang",
-            "x-request-id",
-            "idempotency-key",
-            "traceparent",
-        ] {
-            assert_eq!(request_reason(name), None, "{name}");
-        }
-        for name in ["content-type", "retry-after", "www-authenticate", "x-ratelimit-remaining"] {
-            assert_eq!(response_reason(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn private_response_headers_stay_here() {
-        for name in [REPLAY, "x-envoy-upstream-service-time", "keep-alive", "transfer-encoding"] {
-            assert!(response_reason(name).is_some(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_request_is_read_in_one_pass() {
-        let headers = map(&[
-            (":method", "POST"),
-            (":path", "/v1/chat/completions"),
-            (":authority", "localhost"),
-            ("authorization", "Bearer a"),
-            ("x-custom", "1"),
-            ("cookie", "a=1"),
-            ("cookie", "b=2"),
-            ("x-forwarded-proto", "http"),
-            ("connection", "close, X-Custom, :path, x-forwarded-proto"),
-        ]);
-        let request = Request::read(&headers);
-        assert_eq!(request.method, b"POST");
-        assert_eq!(request.authorization.value(), Some(b"Bearer a".as_slice()));
-        assert_eq!(request.strip, ["authorization", "cookie", "connection", "x-custom"]);
-    }
-
-    #[test]
-    fn a_repeated_credential_says_nothing() {
-        let headers = map(&[("authorization", "Bearer good"), ("authorization", "Bearer bad")]);
-        assert_eq!(Request::read(&headers).authorization, Single::Repeated);
-    }
-
-    proptest! {
-        #[test]
-        fn no_header_map_panics_and_every_listed_name_is_removed(
-            headers in proptest::collection::vec(
-                ("[a-zA-Z_:-]{0,24}", proptest::collection::vec(any::<u8>(), 0..24)), 0..16),
-            planted in proptest::sample::select(REQUEST),
-        ) {
-            let mut headers = headers;
-            headers.push((planted.0.to_owned(), vec![0xff]));
-            let request = Request::read(&headers);
-            prop_assert!(request.strip.contains(&planted.0));
-            for (name, _) in &headers {
-                let stripped = request.strip.contains(&name.as_str());
-                prop_assert!(stripped || name == ROUTED_BY || request_reason(name).is_none());
-            }
-        }
-    }
-}
+mod tests;

@@ -10,8 +10,11 @@ pub mod client;
 pub mod config;
 pub mod gate;
 pub mod headers;
+pub mod limit;
+pub mod model;
 pub mod refusal;
 pub mod serving;
+pub mod usage;
 pub mod verdict;
 
 #[cfg(target_os = "wasi")]

@@ -1,5 +1,7 @@
 //! What one worker serves from: the last good bundle, and which of its tokens were refused.
 
+use std::rc::Rc;
+
 use zeroize::Zeroizing;
 
 use crate::bundle::{Bundle, BundleError, Credential};
@@ -9,6 +11,8 @@ use crate::client::ClientKey;
 #[derive(Debug, Default)]
 pub struct Serving {
     bundle: Option<Bundle>,
+    /// The bundle's client keys; requests keep hold of theirs.
+    client_keys: Option<Vec<Rc<ClientKey>>>,
     /// The whole header value of each credential that is ready.
     headers: Vec<(String, Header)>,
     /// The newest generation of each credential that the upstream refused.
@@ -61,7 +65,7 @@ pub enum Published<'a> {
     /// The refresher has no client keys to manage.
     Unmanaged,
     /// A client key is required; these hold.
-    Managed(&'a [ClientKey]),
+    Managed(&'a [Rc<ClientKey>]),
 }
 
 /// What became of a document.
@@ -80,7 +84,7 @@ impl Serving {
     ///
     /// When it does not parse. What is served stays.
     pub fn accept(&mut self, document: &[u8]) -> Result<Acceptance, BundleError> {
-        let bundle = Bundle::parse(document)?;
+        let mut bundle = Bundle::parse(document)?;
         if bundle.generation <= self.generation() {
             return Ok(Acceptance::NotNewer);
         }
@@ -91,6 +95,8 @@ impl Serving {
                 self.headers.push((name.to_owned(), Header(Zeroizing::new(value))));
             }
         }
+        let client_keys = bundle.client_keys.take();
+        self.client_keys = client_keys.map(|keys| keys.into_iter().map(Rc::new).collect());
         self.bundle = Some(bundle);
         Ok(Acceptance::Accepted)
     }
@@ -102,10 +108,10 @@ impl Serving {
 
     /// The bundle's client keys.
     pub fn client_keys(&self) -> Published<'_> {
-        match self.bundle.as_ref().map(|bundle| &bundle.client_keys) {
-            None => Published::Awaited,
-            Some(None) => Published::Unmanaged,
-            Some(Some(keys)) => Published::Managed(keys),
+        match (&self.bundle, &self.client_keys) {
+            (None, _) => Published::Awaited,
+            (Some(_), None) => Published::Unmanaged,
+            (Some(_), Some(keys)) => Published::Managed(keys),
         }
     }
 

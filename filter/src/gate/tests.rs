@@ -1,4 +1,5 @@
 use super::*;
+use crate::headers::Policy;
 use proptest::prelude::*;
 
 const LOOPBACK: &str = "127.0.0.1:9996";
@@ -19,10 +20,11 @@ impl Connection for Peer<'_> {
     }
 }
 
-fn keys() -> Vec<ClientKey> {
+fn keys() -> Vec<Rc<ClientKey>> {
     let mut limited = ClientKey::of_key("limited".parse().unwrap(), b"limited-key");
     limited.paths = vec!["/v1/models".to_owned()];
-    vec![ClientKey::of_key("alice".parse().unwrap(), b"alice-key"), limited]
+    let alice = ClientKey::of_key("alice".parse().unwrap(), b"alice-key");
+    vec![Rc::new(alice), Rc::new(limited)]
 }
 
 fn decided(keys: Keys<'_>, headers: &[(&str, &str)], local: &str) -> String {
@@ -37,7 +39,7 @@ fn decided(keys: Keys<'_>, headers: &[(&str, &str)], local: &str) -> String {
         map.retain(|(known, _)| !name.starts_with(':') || known != name);
         map.push(((*name).to_owned(), value.as_bytes().to_vec()));
     }
-    match decide(keys, &Request::read(&map), 1000, &Peer { local, names: &[] }) {
+    match decide(keys, &Request::read(&map, &Policy::default()), 1000, &Peer { local, names: &[] }) {
         Decision::Admit(None) => "anybody".to_owned(),
         Decision::Admit(Some(client)) => client.id.as_str().to_owned(),
         Decision::Refuse(refusal) => refusal.status.to_string(),
@@ -124,7 +126,8 @@ fn a_verified_certificate_admits_its_client() {
     let mut chat =
         ClientKey::new("chat".parse().unwrap(), Proof::Certificate(name.to_owned()));
     chat.paths = vec!["/v1/".to_owned()];
-    let keys = [ClientKey::of_key("alice".parse().unwrap(), b"alice-key"), chat];
+    let alice = ClientKey::of_key("alice".parse().unwrap(), b"alice-key");
+    let keys = [Rc::new(alice), Rc::new(chat)];
     let keys = Keys { configured: &keys, published: Published::Unmanaged };
     let with = |names: &[&str], header: &str, path: &str| {
         let map = [
@@ -132,7 +135,7 @@ fn a_verified_certificate_admits_its_client() {
             (":path".to_owned(), path.as_bytes().to_vec()),
             ("x-proxy-api-key".to_owned(), header.as_bytes().to_vec()),
         ];
-        match decide(keys, &Request::read(&map), 0, &Peer { local: "10.0.0.1:1", names }) {
+        match decide(keys, &Request::read(&map, &Policy::default()), 0, &Peer { local: "10.0.0.1:1", names }) {
             Decision::Admit(client) => client.map(|client| client.id.as_str().to_owned()),
             Decision::Refuse(refusal) => Some(refusal.status.to_string()),
             Decision::AwaitBundle => None,
@@ -225,7 +228,7 @@ proptest! {
         let map = [("authorization".to_owned(), value.clone()), ("x-proxy-api-key".to_owned(), value)];
         let decision = decide(
             Keys { configured: &keys, published: Published::Unmanaged },
-            &Request::read(&map), 0, &Peer { local: "", names: &[] });
+            &Request::read(&map, &Policy::default()), 0, &Peer { local: "", names: &[] });
         prop_assert_eq!(decision, Decision::Refuse(Refusal::INVALID_CLIENT_KEY));
     }
 }

@@ -1,0 +1,188 @@
+use super::*;
+use proptest::prelude::*;
+
+fn map(headers: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+#[test]
+fn tables_are_sorted_lower_case_and_without_repetition() {
+    for table in [REQUEST, REQUEST_PREFIXES, RESPONSE, RESPONSE_PREFIXES] {
+        assert!(table.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert!(table.iter().all(|(name, _)| normalised(name) == *name));
+    }
+}
+
+#[test]
+fn what_identifies_or_credits_the_client_stays_here() {
+    for name in [
+        "authorization",
+        "x-proxy-api-key",
+        "x-api-key",
+        "api-key",
+        "cookie",
+        "proxy-authorization",
+        "x-forwarded-for",
+        "x-forwarded-anything",
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-original-url",
+        "x-rewrite-url",
+        "te",
+        "keep-alive",
+        "proxy-connection",
+        "trailer",
+        "upgrade",
+        "x-envoy-retry-on",
+        "x-torchbearer-replay",
+        "X-Proxy-Api-Key",
+        "x_proxy_api_key",
+        "X_Forwarded_For",
+    ] {
+        assert!(request_reason(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn what_the_api_needs_passes() {
+    for name in [
+        ":path",
+        "accept",
+        "content-type",
+        "content-length",
+        "user-agent",
+        "openai-organization",
+        "x-stainless-lang",
+        "x-request-id",
+        "idempotency-key",
+        "traceparent",
+    ] {
+        assert_eq!(request_reason(name), None, "{name}");
+    }
+    for name in ["content-type", "retry-after", "www-authenticate", "x-ratelimit-remaining"] {
+        assert_eq!(response_reason(name), None, "{name}");
+    }
+}
+
+#[test]
+fn private_response_headers_stay_here() {
+    for name in
+        [REPLAY, "x-envoy-upstream-service-time", "keep-alive", "transfer-encoding", "set-cookie"]
+    {
+        assert!(response_reason(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_request_is_read_in_one_pass() {
+    let headers = map(&[
+        (":method", "POST"),
+        (":path", "/v1/chat/completions"),
+        (":authority", "localhost"),
+        ("authorization", "Bearer a"),
+        ("x-custom", "1"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("x-forwarded-proto", "http"),
+        ("connection", "close, X-Custom, :path, x-forwarded-proto"),
+    ]);
+    let request = Request::read(&headers, &Policy::default());
+    assert_eq!(request.method, b"POST");
+    assert_eq!(request.authorization.value(), Some(b"Bearer a".as_slice()));
+    assert_eq!(request.strip, ["authorization", "cookie", "x-custom", "connection"]);
+}
+
+#[test]
+fn configuration_adds_names_and_keeps_what_credits_nobody() {
+    let policy = |document: &str| serde_json::from_str::<Policy>(document);
+    let changed =
+        policy(r#"{"strip": ["X-Tenant", "x_internal_*"], "keep": ["Cookie", "x-real-ip"]}"#)
+            .unwrap();
+    for (name, reason) in [
+        ("x-tenant", Some(Reason::Configured)),
+        ("x-internal-a", Some(Reason::Configured)),
+        ("x-tenants", None),
+        ("cookie", None),
+        ("x-real-ip", None),
+        ("cookie2", Some(Reason::Cookie)),
+        ("authorization", Some(Reason::Credential)),
+    ] {
+        assert_eq!(changed.of_request(name), reason, "{name}");
+    }
+    assert_eq!(changed.of_response("set-cookie"), Some(Reason::Cookie));
+    let kept = policy(r#"{"keep": ["set-cookie"]}"#).unwrap();
+    assert_eq!(kept.of_response("set-cookie"), None);
+    for (document, said) in [
+        (r#"{"keep": ["authorization"]}"#, "cannot be kept"),
+        (r#"{"keep": ["X_API_KEY"]}"#, "cannot be kept"),
+        (r#"{"keep": ["connection"]}"#, "cannot be kept"),
+        (r#"{"keep": ["x-torchbearer-replay"]}"#, "cannot be kept"),
+        (r#"{"keep": ["x-forwarded-proto"]}"#, "cannot be kept"),
+        (r#"{"keep": ["x-custom"]}"#, "cannot be kept"),
+        (r#"{"strip": [":path"]}"#, "no header name"),
+        (r#"{"strip": ["*"]}"#, "no header name"),
+        (r#"{"strip": ["a*b"]}"#, "no header name"),
+        (r#"{"drop": []}"#, "expected `strip` or `keep`"),
+    ] {
+        let error = policy(document).unwrap_err().to_string();
+        assert!(error.contains(said), "{document}: {error}");
+    }
+}
+
+#[test]
+fn a_websocket_keeps_its_handshake_and_loses_its_key() {
+    let headers = map(&[
+        (":method", "GET"),
+        ("connection", "Upgrade, x-mine"),
+        ("upgrade", "WebSocket"),
+        ("x-mine", "1"),
+        ("sec-websocket-protocol", "realtime, openai-insecure-api-key.k1,openai-beta.v1"),
+    ]);
+    let request = Request::read(&headers, &Policy::default());
+    assert!(request.is_websocket);
+    assert_eq!(request.strip, ["x-mine"]);
+    assert_eq!(request.subprotocol_key.value(), Some(b"k1".as_slice()));
+    let rewritten = ("sec-websocket-protocol", b"realtime, openai-beta.v1".to_vec());
+    assert_eq!(request.set, [rewritten, ("connection", b"upgrade".to_vec())]);
+
+    for (connection, upgrade) in
+        [("upgrade", "h2c"), ("close", "websocket"), ("keep-alive", "websocket, h2c")]
+    {
+        let headers =
+            map(&[(":method", "GET"), ("connection", connection), ("upgrade", upgrade)]);
+        let request = Request::read(&headers, &Policy::default());
+        assert!(!request.is_websocket);
+        assert!(request.strip.contains(&"upgrade") && request.strip.contains(&"connection"));
+    }
+    let only = map(&[("sec-websocket-protocol", "openai-insecure-api-key.k1")]);
+    let request = Request::read(&only, &Policy::default());
+    assert_eq!(request.strip, ["sec-websocket-protocol"]);
+    assert_eq!(request.set, []);
+}
+
+#[test]
+fn a_repeated_credential_says_nothing() {
+    let headers = map(&[("authorization", "Bearer good"), ("authorization", "Bearer bad")]);
+    assert_eq!(Request::read(&headers, &Policy::default()).authorization, Single::Repeated);
+}
+
+proptest! {
+    #[test]
+    fn no_header_map_panics_and_every_listed_name_is_removed(
+        headers in proptest::collection::vec(
+            ("[a-zA-Z_:-]{0,24}", proptest::collection::vec(any::<u8>(), 0..24)), 0..16),
+        planted in proptest::sample::select(REQUEST),
+    ) {
+        let mut headers = headers;
+        headers.push((planted.0.to_owned(), vec![0xff]));
+        let request = Request::read(&headers, &Policy::default());
+        prop_assert!(request.strip.contains(&planted.0));
+        for (name, _) in &headers {
+            let stripped = request.strip.contains(&name.as_str());
+            prop_assert!(stripped || name == ROUTED_BY || request_reason(name).is_none());
+        }
+    }
+}
