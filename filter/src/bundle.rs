@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
 use crate::client::ClientKey;
+use crate::json;
 
 /// The contract version that this crate reads and writes.
 pub const VERSION: u32 = 1;
@@ -64,11 +65,11 @@ impl Bundle {
         if document.len() > MAX_BYTES {
             return Err(BundleError::TooLarge { bytes: document.len() });
         }
-        let Version { version } = serde_json::from_slice(document).map_err(BundleError::shape)?;
+        let version = json::read::<Version>(document)?.version;
         if version != VERSION {
             return Err(BundleError::UnknownVersion { version });
         }
-        serde_json::from_slice(document).map_err(BundleError::shape)
+        Ok(json::read(document)?)
     }
 }
 
@@ -94,21 +95,8 @@ pub enum BundleError {
         version: u32,
     },
     /// Not JSON, or not of the contract's shape.
-    #[error("bundle does not parse at line {line} column {column}")]
-    Shape {
-        /// Line of the first offence.
-        line: usize,
-        /// Column of the first offence.
-        column: usize,
-    },
-}
-
-impl BundleError {
-    /// Keeps the place and drops the text: serde's message quotes the value, which may be a token.
-    #[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` wants")]
-    fn shape(error: serde_json::Error) -> Self {
-        Self::Shape { line: error.line(), column: error.column() }
-    }
+    #[error("bundle: {0}")]
+    Shape(#[from] json::Error),
 }
 
 /// Credentials by name, few enough that a list is as good as a map and much less code in the
@@ -374,7 +362,7 @@ mod tests {
             &EXAMPLE.replace("\"ready\"", "\"other\""),
         ] {
             assert!(
-                matches!(Bundle::parse(document.as_bytes()), Err(BundleError::Shape { .. })),
+                matches!(Bundle::parse(document.as_bytes()), Err(BundleError::Shape(_))),
                 "{document}"
             );
         }

@@ -3,19 +3,24 @@
 //! ```json
 //! {
 //!   "refresher": {"cluster": "refresher"},
-//!   "gate": {"client_keys": [{"id": "alice", "sha256": "…64 hexadecimal digits…"}]},
-//!   "bearer": {"wait_ms": 2000}
+//!   "gate": {"client_keys": [{"id": "alice", "sha256": "…64 hexadecimal digits…"}],
+//!            "headers": {"strip": ["x-tenant"], "keep": ["cookie"]}},
+//!   "bearer": {"wait_ms": 2000},
+//!   "usage": {}
 //! }
 //! ```
 //!
 //! The presence of a section switches its job on. Envoy prints a plugin's configuration in
 //! `/config_dump`, so it holds digests and no secret.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::client::ClientKey;
+use crate::headers::Policy;
+use crate::json;
 use crate::verdict::Rule;
 
 /// What one place of the filter is to do.
@@ -30,6 +35,9 @@ pub struct Config {
     /// Inject the bearer. For the upstream HTTP filters of a cluster, or beside `gate` where a
     /// mesh has no such place.
     pub bearer: Option<Bearer>,
+    /// Count the tokens that answers say they used. Beside `bearer`, or beside `gate` where
+    /// another filter injects.
+    pub usage: Option<Usage>,
 }
 
 impl Config {
@@ -39,7 +47,7 @@ impl Config {
     ///
     /// When it is not JSON of the documented shape, or has no section.
     pub fn parse(document: &[u8]) -> Result<Self, ConfigError> {
-        let config: Self = serde_json::from_slice(document)?;
+        let config: Self = json::read(document)?;
         if config.gate.is_none() && config.bearer.is_none() {
             return Err(ConfigError::NoSection);
         }
@@ -53,9 +61,9 @@ impl Config {
 /// Why a plugin configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not JSON, or not of the documented shape; serde's message names the offence.
+    /// Not JSON, or not of the documented shape.
     #[error("plugin configuration: {0}")]
-    Shape(#[from] serde_json::Error),
+    Shape(#[from] json::Error),
     /// Neither job is switched on.
     #[error("plugin configuration: has neither a section \"gate\" nor \"bearer\"")]
     NoSection,
@@ -79,12 +87,47 @@ impl Default for Refresher {
 }
 
 /// The section `gate`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
     /// Client keys, in addition to those of the bundle. Without any, only loopback is served.
+    #[serde(default, deserialize_with = "shared")]
+    pub client_keys: Vec<Rc<ClientKey>>,
+    /// Which headers pass.
     #[serde(default)]
-    pub client_keys: Vec<ClientKey>,
+    pub headers: Policy,
+    /// The largest body that is read for its model, where a client key is limited to some; a larger
+    /// one is refused. Bytes, 1 to 67108864, default 4194304. Envoy's own limit for buffered bodies
+    /// has to be at least as large.
+    #[serde(default = "default_body", deserialize_with = "bounded_body")]
+    pub max_inspected_body_bytes: usize,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            client_keys: Vec::new(),
+            headers: Policy::default(),
+            max_inspected_body_bytes: default_body(),
+        }
+    }
+}
+
+fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rc<ClientKey>>, D::Error> {
+    Ok(Vec::deserialize(deserializer)?.into_iter().map(Rc::new).collect())
+}
+
+fn default_body() -> usize {
+    4 << 20
+}
+
+fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        bytes @ 1..=0x400_0000 => Ok(bytes),
+        bytes => Err(de::Error::custom(format!(
+            "max_inspected_body_bytes is {bytes}, accepted are 1 to 67108864"
+        ))),
+    }
 }
 
 /// The section `bearer`.
@@ -98,6 +141,27 @@ pub struct Bearer {
     /// Which answers say that the token was refused.
     #[serde(default)]
     pub dead_token: Rule,
+}
+
+/// The section `usage`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    /// How many models get metrics of their own in one worker; those that come later are counted
+    /// together as `other`. 1 to 1000, default 32.
+    #[serde(default = "default_models", deserialize_with = "bounded_models")]
+    pub max_models: usize,
+}
+
+fn default_models() -> usize {
+    32
+}
+
+fn bounded_models<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        models @ 1..=1000 => Ok(models),
+        models => Err(de::Error::custom(format!("max_models is {models}, accepted are 1 to 1000"))),
+    }
 }
 
 fn default_wait() -> Duration {
@@ -118,7 +182,8 @@ mod tests {
 
     #[test]
     fn sections_switch_jobs_on() {
-        let config = Config::parse(br#"{"gate": {}}"#).unwrap();
+        let config = Config::parse(br#"{"gate": {}, "usage": {}}"#).unwrap();
+        assert_eq!(config.usage, Some(Usage { max_models: 32 }));
         assert_eq!(config.gate, Some(Gate::default()));
         assert_eq!(config.bearer, None);
         assert_eq!(config.refresher.cluster, "refresher");
@@ -133,10 +198,13 @@ mod tests {
     #[test]
     fn an_offence_is_named_with_what_would_be_accepted() {
         for (document, said) in [
-            ("", "EOF"),
+            ("", "not JSON"),
             ("{}", "neither a section \"gate\" nor \"bearer\""),
-            (r#"{"gait": {}}"#, "expected one of `refresher`, `gate`, `bearer`"),
-            (r#"{"gate": {"keys": []}}"#, "expected `client_keys`"),
+            (r#"{"gait": {}}"#, "expected one of `refresher`, `gate`, `bearer`, `usage`"),
+            (r#"{"gate": {"keys": []}}"#, "expected one of `client_keys`, `headers`"),
+            (r#"{"gate": {"headers": {"keep": ["authorization"]}}}"#, "cannot be kept"),
+            (r#"{"gate": {"max_inspected_body_bytes": 0}}"#, "accepted are 1 to 67108864"),
+            (r#"{"gate": {}, "usage": {"max_models": 0}}"#, "accepted are 1 to 1000"),
             (r#"{"gate": {"client_keys": [{"id": "a", "sha256": "x"}]}}"#, "64 hexadecimal"),
             (r#"{"bearer": {"wait_ms": 10001}}"#, "accepted are 0 to 10000"),
             (r#"{"bearer": {}, "refresher": {"cluster": ""}}"#, "must name a cluster"),

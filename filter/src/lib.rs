@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod gate;
 pub mod headers;
+pub mod json;
 pub mod limit;
 pub mod model;
 pub mod refusal;

@@ -5,11 +5,12 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, de};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::client::ClientKey;
 use crate::headers::Request;
+use crate::json::Tree;
 
 /// What the head of a request tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,8 @@ pub fn judge(key: &ClientKey, request: &Request<'_>, has_body: bool) -> Verdict 
 
 /// Whether the body, JSON with one top-level `model`, asks for a model that the key is good for.
 pub fn is_allowed_by_body(key: &ClientKey, body: &[u8]) -> bool {
-    serde_json::from_slice::<Named>(body).is_ok_and(|Named(model)| key.allows_model(&model))
+    let named = serde_json::from_slice(body).unwrap_or(Named(None));
+    named.0.is_some_and(|model| key.allows_model(&model))
 }
 
 /// The values of the query's parameters `model`, `None` for one that is not UTF-8.
@@ -83,12 +85,13 @@ fn decoded(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The one top-level `model` of a JSON object.
-struct Named(String);
+/// The one top-level `model` of a JSON object, if it is that. The rest is not kept: a body can be
+/// large.
+struct Named(Option<String>);
 
 impl<'de> Deserialize<'de> for Named {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(NamedVisitor)
+        deserializer.deserialize_any(NamedVisitor)
     }
 }
 
@@ -98,22 +101,52 @@ impl<'de> Visitor<'de> for NamedVisitor {
     type Value = Named;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with one model")
+        f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named, A::Error> {
-        let mut model = None;
+        let mut models = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
             // Some readers take names in any case, and the last of several.
-            if !name.eq_ignore_ascii_case("model") {
-                map.next_value::<IgnoredAny>()?;
-            } else if name != "model" || model.is_some() {
-                return Err(de::Error::custom("a second model"));
+            if name.eq_ignore_ascii_case("model") {
+                models.push((name, map.next_value::<Tree>()?));
             } else {
-                model = Some(map.next_value::<String>()?);
+                map.next_value::<IgnoredAny>()?;
             }
         }
-        model.map(Named).ok_or_else(|| de::Error::missing_field("model"))
+        Ok(Named(match models.as_slice() {
+            [(name, model)] if name == "model" => model.text().map(str::to_owned),
+            _ => None,
+        }))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Named, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Named(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Named, E> {
+        Ok(Named(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Named, E> {
+        Ok(Named(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Named, E> {
+        Ok(Named(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Named, E> {
+        Ok(Named(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Named, E> {
+        Ok(Named(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Named, E> {
+        Ok(Named(None))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::limit::Quota;
+
 /// A request that is answered here and goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -15,11 +17,14 @@ pub struct Refusal {
     pub message: &'static str,
     /// `Retry-After`, in seconds (RFC 9110, section 10.2.3).
     pub retry_after: Option<u64>,
+    /// What is left of the client's requests.
+    pub quota: Option<Quota>,
 }
 
 const AUTHENTICATION: &str = "authentication_error";
 const INVALID: &str = "invalid_request_error";
 const PERMISSION: &str = "permission_error";
+const RATE_LIMIT: &str = "rate_limit_error";
 const SERVER: &str = "server_error";
 
 impl Refusal {
@@ -29,13 +34,19 @@ impl Refusal {
         kind: &'static str,
         message: &'static str,
     ) -> Self {
-        Self { status, code, kind, message, retry_after: None }
+        Self { status, code, kind, message, retry_after: None, quota: None }
     }
 
     /// The same refusal, saying when to try again.
     #[must_use]
     pub const fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// The same refusal, saying what is left of the client's requests.
+    #[must_use]
+    pub const fn quota(self, quota: Quota) -> Self {
+        Self { quota: Some(quota), ..self }
     }
 
     /// No client key, or none that holds. One answer for all cases, so that it tells nothing.
@@ -52,12 +63,33 @@ impl Refusal {
         PERMISSION,
         "This client key is not allowed to use this path.",
     );
-    /// The key is limited to models, which this filter cannot check yet.
+    /// The key is good, but not for this model, or the request leaves open which it means.
     pub const MODEL_NOT_ALLOWED: Self = Self::new(
         403,
         "model_not_allowed",
         PERMISSION,
-        "This client key is limited to certain models, which this version cannot check.",
+        "This client key is limited to certain models, and the request does not name one of them.",
+    );
+    /// A body that had to be read for its model is too large.
+    pub const BODY_TOO_LARGE: Self = Self::new(
+        413,
+        "body_too_large",
+        INVALID,
+        "This client key is limited to certain models, and the body is too large to look for its model.",
+    );
+    /// The client has made all requests that it may make in a minute.
+    pub const RATE_LIMITED: Self = Self::new(
+        429,
+        "rate_limit_exceeded",
+        RATE_LIMIT,
+        "This client has made all the requests that it may make in a minute.",
+    );
+    /// The client has all requests under way that it may have at the same time.
+    pub const TOO_CONCURRENT: Self = Self::new(
+        429,
+        "concurrency_limit_exceeded",
+        RATE_LIMIT,
+        "This client has all the requests under way that it may have at the same time.",
     );
     /// `CONNECT` and `TRACE` have no use with an API.
     pub const METHOD_NOT_ALLOWED: Self =
@@ -143,6 +175,7 @@ impl Refusal {
         if let Some(seconds) = self.retry_after {
             headers.push(("retry-after", seconds.to_string()));
         }
+        headers.extend(self.quota.iter().flat_map(quota_headers));
         headers
     }
 
@@ -164,6 +197,21 @@ impl Refusal {
     }
 }
 
+/// The headers from which OpenAI clients read what is left of their requests.
+pub fn quota_headers(quota: &Quota) -> [(&'static str, String); 3] {
+    let Quota { limit, remaining, reset_ms } = quota;
+    // Go's notation of durations, as OpenAI's API has it.
+    let reset = match reset_ms {
+        0..1000 => format!("{reset_ms}ms"),
+        _ => format!("{}s", reset_ms.div_ceil(1000)),
+    };
+    [
+        ("x-ratelimit-limit-requests", limit.to_string()),
+        ("x-ratelimit-remaining-requests", remaining.to_string()),
+        ("x-ratelimit-reset-requests", reset),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +231,11 @@ mod tests {
         assert!(headers.contains(&("www-authenticate", "Bearer".to_owned())));
         let headers = Refusal::TOKEN_EXPIRED.retry_after(7).headers();
         assert!(headers.contains(&("retry-after", "7".to_owned())));
+        let quota = Quota { limit: 60, remaining: 0, reset_ms: 59_001 };
+        let headers = Refusal::RATE_LIMITED.quota(quota).headers();
+        for header in quota_headers(&quota) {
+            assert!(headers.contains(&header));
+        }
+        assert!(headers.contains(&("x-ratelimit-reset-requests", "60s".to_owned())));
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use zeroize::Zeroizing;
 
-use crate::bundle::{Bundle, BundleError, Credential};
+use crate::bundle::{Bundle, BundleError, Credential, Token};
 use crate::client::ClientKey;
 
 /// The last good bundle with all that can be prepared from it once.
@@ -19,7 +19,11 @@ pub struct Serving {
     rejected: Vec<(String, u64)>,
 }
 
-struct Header(Zeroizing<String>);
+struct Header {
+    authorization: Zeroizing<String>,
+    /// The token's generation, as the access log shows it.
+    generation: String,
+}
 
 impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -36,6 +40,8 @@ pub enum Injection<'a> {
         authorization: &'a str,
         /// The token's generation, for the rejection should it be refused.
         generation: u64,
+        /// The same as text, for the access log.
+        shown: &'a str,
     },
     /// The upstream refused the token of this generation.
     Rejected {
@@ -92,7 +98,9 @@ impl Serving {
         for (name, credential) in bundle.credentials.iter() {
             if let Credential::Ready(token) = credential {
                 let value = format!("Bearer {}", token.access_token.expose());
-                self.headers.push((name.to_owned(), Header(Zeroizing::new(value))));
+                let authorization = Zeroizing::new(value);
+                let generation = token.generation.to_string();
+                self.headers.push((name.to_owned(), Header { authorization, generation }));
             }
         }
         let client_keys = bundle.client_keys.take();
@@ -104,6 +112,15 @@ impl Serving {
     /// The generation that is served; 0 before the first bundle.
     pub fn generation(&self) -> u64 {
         self.bundle.as_ref().map_or(0, |bundle| bundle.generation)
+    }
+
+    /// The tokens that are served, by credential.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, &Token)> {
+        let credentials = self.bundle.iter().flat_map(|bundle| bundle.credentials.iter());
+        credentials.filter_map(|(name, credential)| match credential {
+            Credential::Ready(token) => Some((name, token)),
+            _ => None,
+        })
     }
 
     /// The bundle's client keys.
@@ -137,7 +154,11 @@ impl Serving {
                 } else if now >= token.expires_at {
                     Injection::Expired
                 } else {
-                    Injection::Ready { authorization: &header.0, generation }
+                    Injection::Ready {
+                        authorization: &header.authorization,
+                        generation,
+                        shown: &header.generation,
+                    }
                 }
             }
             (Some(Credential::Unavailable { retry_at, .. }), _) => {
@@ -183,7 +204,8 @@ mod tests {
     #[test]
     fn a_ready_token_is_injected_until_it_expires() {
         let serving = serving(&ready(7));
-        let token = Injection::Ready { authorization: "Bearer token-7", generation: 7 };
+        let token =
+            Injection::Ready { authorization: "Bearer token-7", generation: 7, shown: "7" };
         assert_eq!(serving.injection("default", 0), token);
         assert_eq!(serving.injection("default", 1999), token);
         assert_eq!(serving.injection("default", 2000), Injection::Expired);

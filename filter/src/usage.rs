@@ -7,7 +7,7 @@
 mod events;
 mod scan;
 
-use serde::Deserialize;
+use crate::json::Tree;
 
 use events::Events;
 use scan::Scanner;
@@ -78,51 +78,33 @@ impl Counter {
     }
 }
 
-/// `usage` of both APIs: chat completions say `prompt_tokens`, responses `input_tokens`.
-#[derive(Deserialize)]
-struct Wire {
-    #[serde(default, alias = "input_tokens")]
-    prompt_tokens: Option<u64>,
-    #[serde(default, alias = "output_tokens")]
-    completion_tokens: Option<u64>,
-    #[serde(default, alias = "input_tokens_details")]
-    prompt_tokens_details: Option<Details>,
-    #[serde(default, alias = "output_tokens_details")]
-    completion_tokens_details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    #[serde(default)]
-    cached_tokens: Option<u64>,
-    #[serde(default)]
-    reasoning_tokens: Option<u64>,
-}
-
 impl Found {
     /// A value of `model`.
     fn model(&mut self, json: &[u8]) {
-        if let Ok(model) = serde_json::from_slice(json) {
-            self.model = Some(model);
+        let tree = serde_json::from_slice::<Tree>(json).ok();
+        if let Some(model) = tree.as_ref().and_then(Tree::text) {
+            self.model = Some(model.to_owned());
         }
     }
 
-    /// A value of `usage`, which is null in all but the last event of a stream.
+    /// A value of `usage`, which is null in all but the last event of a stream. Chat completions
+    /// say `prompt_tokens` where responses say `input_tokens`.
     fn usage(&mut self, json: &[u8]) {
-        if let Ok(Wire {
-            prompt_tokens,
-            completion_tokens,
-            prompt_tokens_details: prompt,
-            completion_tokens_details: completion,
-        }) = serde_json::from_slice(json)
-        {
-            self.usage = Some(Usage {
-                prompt: prompt_tokens.unwrap_or(0),
-                completion: completion_tokens.unwrap_or(0),
-                cached: prompt.and_then(|details| details.cached_tokens).unwrap_or(0),
-                reasoning: completion.and_then(|details| details.reasoning_tokens).unwrap_or(0),
-            });
-        }
+        let Ok(tree @ Tree::Object(_)) = serde_json::from_slice::<Tree>(json) else { return };
+        let first = |names: [&str; 2]| names.into_iter().find_map(|name| tree.get(name));
+        let count = |names| first(names).and_then(Tree::number).unwrap_or(0);
+        let detail = |names, name| {
+            first(names).and_then(|details| details.get(name)?.number()).unwrap_or(0)
+        };
+        self.usage = Some(Usage {
+            prompt: count(["prompt_tokens", "input_tokens"]),
+            completion: count(["completion_tokens", "output_tokens"]),
+            cached: detail(["prompt_tokens_details", "input_tokens_details"], "cached_tokens"),
+            reasoning: detail(
+                ["completion_tokens_details", "output_tokens_details"],
+                "reasoning_tokens",
+            ),
+        });
     }
 }
 
@@ -131,7 +113,7 @@ const MAX_MODEL: usize = 64;
 
 /// A model's name as it can stand in a metric's tag.
 pub fn label(model: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.:/".contains(c) { c } else { '_' };
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_./".contains(c) { c } else { '_' };
     let label: String = model.chars().take(MAX_MODEL).map(safe).collect();
     if label.is_empty() { "unknown".to_owned() } else { label }
 }

@@ -1,9 +1,8 @@
 //! What an upstream's answer says about the access token.
 
-use std::fmt;
-
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+
+use crate::json::Tree;
 
 /// The largest part of a 403's body that is looked into, in bytes.
 pub const INSPECTED_BYTES: usize = 16 << 10;
@@ -55,13 +54,12 @@ impl Rule {
     /// Known shapes: `{"code": "unauthenticated:…"}`, the same nested in `error`, and the older
     /// `{"error": "… unauthenticated:… …"}`. Of a body that was cut off, the beginning counts.
     pub fn refuses(&self, body: &[u8]) -> bool {
-        match serde_json::from_slice::<Node>(body) {
-            Ok(Node { code, error, .. }) => {
-                let error = error.unwrap_or_default();
-                let is_code = |code: Option<String>| code.is_some_and(|code| self.begins(&code));
-                let text = error.text.unwrap_or_default();
-                is_code(code)
-                    || is_code(error.code)
+        match serde_json::from_slice::<Tree>(body) {
+            Ok(tree) => {
+                let error = tree.get("error");
+                let codes = [tree.get("code"), error.and_then(|error| error.get("code"))];
+                let text = error.and_then(Tree::text).unwrap_or_default();
+                codes.into_iter().flatten().filter_map(Tree::text).any(|code| self.begins(code))
                     || self.prefixes().any(|prefix| text.contains(prefix))
             }
             Err(error) => error.is_eof() && self.cut_off_refuses(body),
@@ -84,72 +82,6 @@ impl Rule {
             let value = rest.trim_start().strip_prefix(':').map(str::trim_start);
             value.and_then(|value| value.strip_prefix('"')).is_some_and(|code| self.begins(code))
         })
-    }
-}
-
-/// Any JSON value, reduced to what a verdict needs. (A `serde_json::Value` would do, at the price
-/// of a tenth of the module's size.)
-#[derive(Default)]
-struct Node {
-    text: Option<String>,
-    code: Option<String>,
-    error: Option<Box<Node>>,
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(Node { text: Some(text.to_owned()), ..Node::default() })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut node = Node::default();
-        while let Some(name) = map.next_key::<String>()? {
-            match name.as_str() {
-                "code" => node.code = map.next_value::<Node>()?.text,
-                "error" => node.error = Some(Box::new(map.next_value()?)),
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(node)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Node::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
-        Ok(Node::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
-        Ok(Node::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::default())
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::default())
     }
 }
 

@@ -11,6 +11,8 @@ use filter::verdict::Rule;
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::config::Proxy;
+
 const SHIPPED: &str = include_str!("../../envoy/bootstrap.yaml");
 
 const LISTENER: &str = "/static_resources/listeners/0";
@@ -21,6 +23,12 @@ const ADDRESS: &str = "load_assignment/endpoints/0/lb_endpoints/0/endpoint/addre
 const HTTP: &str =
     "typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const WASM: &str = "typed_config/config";
+const CLUSTERS: &str = "/static_resources/clusters";
+const HOST: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0";
+const ROUTES: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+
+/// The name of what only WebSockets use: routes, and the cluster.
+const WEBSOCKET: &str = "websocket";
 
 /// The values that a bootstrap is made of.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +52,8 @@ pub struct Settings<'a> {
     pub upstream_headers: &'a [(String, String)],
     /// Which of the API's answers say that the token was refused.
     pub dead_token: &'a Rule,
+    /// What is done with requests.
+    pub proxy: &'a Proxy,
 }
 
 /// Why no bootstrap can be made.
@@ -94,12 +104,22 @@ pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
         let code = format!("{wasm}/vm_config/code/local/filename");
         bootstrap.set(&code, utf8(settings.filter)?)?;
     }
-    let plugin = json!({"gate": {"client_keys": settings.client_keys}});
+    let proxy = settings.proxy;
+    let plugin = json!({"gate": {
+        "client_keys": settings.client_keys,
+        "headers": proxy.header_policy(),
+        "max_inspected_body_bytes": proxy.max_replay_body_bytes,
+    }});
     bootstrap.set(&format!("{gate}/configuration/value"), plugin.to_string())?;
-    let plugin = json!({"bearer": {"dead_token": settings.dead_token}});
+    let mut plugin = json!({"bearer": {"dead_token": settings.dead_token}});
+    if let Some(plugin) = plugin.as_object_mut().filter(|_| proxy.usage) {
+        plugin.insert("usage".to_owned(), json!({}));
+    }
     bootstrap.set(&format!("{bearer}/configuration/value"), plugin.to_string())?;
 
     bootstrap.set_upstream(settings)?;
+    bootstrap.set_retries(proxy)?;
+    bootstrap.allow_websockets(&proxy.websocket_paths)?;
     bootstrap.add_headers(settings.upstream_headers)?;
     Ok(bootstrap.0.to_string())
 }
@@ -132,9 +152,91 @@ impl Bootstrap {
                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"})
         };
         let options: Vec<Value> = headers.iter().map(option).collect();
-        let path = format!("{MANAGER}/route_config/virtual_hosts/0");
-        if let Some(host) = self.at(&path)?.as_object_mut() {
+        if let Some(host) = self.at(HOST)?.as_object_mut() {
             host.insert("request_headers_to_add".to_owned(), options.into());
+        }
+        Ok(())
+    }
+
+    /// The routes have names, so that they can be told apart here and in Envoy's outputs.
+    fn route(&mut self, name: &str) -> Result<&mut Value, Error> {
+        let named = |route: &&mut Value| route.get("name").and_then(Value::as_str) == Some(name);
+        let routes = self.at(ROUTES)?.as_array_mut();
+        let route = routes.and_then(|routes| routes.iter_mut().find(named));
+        route.ok_or_else(|| Error::Missing { path: format!("{ROUTES}/{name}") })
+    }
+
+    fn set_retries(&mut self, proxy: &Proxy) -> Result<(), Error> {
+        self.set(&format!("{HOST}/request_body_buffer_limit"), proxy.max_replay_body_bytes)?;
+        let attempts = proxy.retry_attempts;
+        let delay = format!("{}s", proxy.retry_delay.as_secs_f64());
+        let policies = [
+            // The one replay after a refused token is an attempt, too.
+            ("reading", attempts.max(1), Some(json!({"base_interval": delay, "max_interval": delay}))),
+            ("generating", attempts + 1, None),
+        ];
+        for (name, num_retries, back_off) in policies {
+            let route = self.route(name)?;
+            let path = "/route/retry_policy";
+            let missing = || Error::Missing { path: format!("{ROUTES}/{name}{path}") };
+            let policy = route.pointer_mut(path).and_then(Value::as_object_mut);
+            let policy = policy.ok_or_else(missing)?;
+            policy.insert("num_retries".to_owned(), num_retries.into());
+            if let Some(back_off) = back_off {
+                policy.insert("retry_back_off".to_owned(), back_off);
+            }
+            if attempts == 0 {
+                policy.insert("retry_on".to_owned(), "retriable-headers".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A WebSocket has a route of its own, and a cluster that speaks HTTP/1.1: few APIs take the
+    /// handshake over HTTP/2 (RFC 8441).
+    fn allow_websockets(&mut self, paths: &[String]) -> Result<(), Error> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let mut cluster = self.at(UPSTREAM)?.clone();
+        if let Some(members) = cluster.as_object_mut() {
+            members.insert("name".to_owned(), WEBSOCKET.into());
+        }
+        let alpn = "/transport_socket/typed_config/common_tls_context/alpn_protocols";
+        if let Some(alpn) = cluster.pointer_mut(alpn) {
+            *alpn = json!(["http/1.1"]);
+        }
+        if let Some(http) = cluster.pointer_mut(&format!("/{HTTP}")).and_then(Value::as_object_mut) {
+            http.remove("auto_config");
+            let explicit = json!({"http_protocol_options": {}});
+            http.insert("explicit_http_config".to_owned(), explicit);
+        }
+        if let Some(clusters) = self.at(CLUSTERS)?.as_array_mut() {
+            clusters.push(cluster);
+        }
+        let generating = self.route("generating")?.clone();
+        let routes = paths.iter().map(|path| {
+            let mut route = generating.clone();
+            let upgrade = json!({"name": "upgrade",
+                "string_match": {"exact": "websocket", "ignore_case": true}});
+            if let Some(members) = route.as_object_mut() {
+                members.insert("name".to_owned(), WEBSOCKET.into());
+                members.insert("match".to_owned(), json!({"prefix": path, "headers": [upgrade]}));
+            }
+            if let Some(action) = route.get_mut("route").and_then(Value::as_object_mut) {
+                action.insert("cluster".to_owned(), WEBSOCKET.into());
+                action.insert("upgrade_configs".to_owned(), json!([{"upgrade_type": "websocket"}]));
+            }
+            route
+        });
+        let routes: Vec<Value> = routes.collect();
+        if let Some(known) = self.at(ROUTES)?.as_array_mut() {
+            known.splice(0..0, routes);
+        }
+        // Over HTTP/2 the handshake is an extended CONNECT.
+        let http2 = self.at(&format!("{MANAGER}/http2_protocol_options"))?;
+        if let Some(options) = http2.as_object_mut() {
+            options.insert("allow_connect".to_owned(), true.into());
         }
         Ok(())
     }
@@ -149,8 +251,7 @@ impl Bootstrap {
         self.set(&format!("{address}/address"), bare)?;
         self.set(&format!("{address}/port_value"), port)?;
         let authority = url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
-        let routes = format!("{MANAGER}/route_config/virtual_hosts/0/routes");
-        for route in self.at(&routes)?.as_array_mut().into_iter().flatten() {
+        for route in self.at(ROUTES)?.as_array_mut().into_iter().flatten() {
             if let Some(host) = route.pointer_mut("/route/host_rewrite_literal") {
                 *host = authority.clone().into();
             }
@@ -186,103 +287,4 @@ fn utf8(path: &Path) -> Result<&str, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rendered(upstream: &str, client_keys: &[ClientKey]) -> Result<Value, Error> {
-        let upstream: Url = upstream.parse().unwrap();
-        let rendered = render(&Settings {
-            listen: "127.0.0.2:1234".parse().unwrap(),
-            upstream: &upstream,
-            filter: Path::new("/lib/filter.wasm"),
-            socket: Path::new("/state/refresher.sock"),
-            admin: Path::new("/state/admin.sock"),
-            trusted_ca: Some(Path::new("/etc/ca.pem")),
-            client_keys,
-            upstream_headers: &[],
-            dead_token: &Rule::default(),
-        })?;
-        Ok(serde_json::from_str(&rendered).unwrap())
-    }
-
-    #[test]
-    fn every_value_is_set_and_none_of_the_shipped_ones_is_left() {
-        let bootstrap = rendered("https://api.example.com", &[]).unwrap();
-        let text = bootstrap.to_string();
-        for shipped in ["api.x.ai", "9996", "target/filter.wasm", "/run/torchbearer", "/etc/ssl"] {
-            assert!(!text.contains(shipped), "{shipped}");
-        }
-        for (value, times) in [
-            ("api.example.com", 4),
-            ("127.0.0.2", 1),
-            ("/lib/filter.wasm", 2),
-            ("/state/refresher.sock", 1),
-            ("/state/admin.sock", 1),
-            ("/etc/ca.pem", 1),
-        ] {
-            assert_eq!(text.matches(value).count(), times, "{value}");
-        }
-    }
-
-    #[test]
-    fn an_api_without_tls_gets_no_tls() {
-        let bootstrap = rendered("http://127.0.0.1:8080", &[]).unwrap();
-        let upstream = bootstrap.pointer(UPSTREAM).unwrap();
-        assert_eq!(upstream.get("transport_socket"), None);
-        let http = upstream.pointer(&format!("/{HTTP}")).unwrap();
-        assert!(http.get("auto_config").is_none() && http.get("explicit_http_config").is_some());
-        assert!(bootstrap.to_string().contains("\"host_rewrite_literal\":\"127.0.0.1:8080\""));
-    }
-
-    #[test]
-    fn an_ipv6_api_is_addressed_without_brackets() {
-        let bootstrap = rendered("http://[::1]:8080", &[]).unwrap();
-        let address = format!("{UPSTREAM}/{ADDRESS}/socket_address/address");
-        assert_eq!(bootstrap.pointer(&address), Some(&json!("::1")));
-    }
-
-    #[test]
-    fn keys_and_rule_reach_the_filter_in_the_form_that_it_reads() {
-        let key = ClientKey::of_key("alice".parse().unwrap(), b"key-of-alice");
-        let bootstrap = rendered("https://api.example.com", std::slice::from_ref(&key)).unwrap();
-        let value = format!("{MANAGER}/http_filters/0/{WASM}/configuration/value");
-        let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();
-        let config = filter::config::Config::parse(document.as_bytes()).unwrap();
-        assert_eq!(config.gate.unwrap().client_keys, [key]);
-        let value = format!("{UPSTREAM}/{HTTP}/http_filters/0/{WASM}/configuration/value");
-        let document = bootstrap.pointer(&value).unwrap().as_str().unwrap();
-        let config = filter::config::Config::parse(document.as_bytes()).unwrap();
-        assert_eq!(config.bearer.unwrap().dead_token, Rule::default());
-    }
-
-    #[test]
-    fn headers_for_the_api_replace_the_clients_and_are_taken_literally() {
-        let upstream: Url = "https://api.example.com".parse().unwrap();
-        let rule = Rule::default();
-        let settings = Settings {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            upstream: &upstream,
-            filter: Path::new("/f"),
-            socket: Path::new("/s"),
-            admin: Path::new("/a"),
-            trusted_ca: None,
-            client_keys: &[],
-            upstream_headers: &[],
-            dead_token: &rule,
-        };
-        let headers = [("x-team".to_owned(), "50%REQ(authorization)%".to_owned())];
-        let with = render(&Settings { upstream_headers: &headers, ..settings }).unwrap();
-        let with: Value = serde_json::from_str(&with).unwrap();
-        let path = format!("{MANAGER}/route_config/virtual_hosts/0/request_headers_to_add");
-        let expected = json!([{"header": {"key": "x-team", "value": "50%%REQ(authorization)%%"},
-            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]);
-        assert_eq!(with.pointer(&path), Some(&expected));
-        let without: Value = serde_json::from_str(&render(&settings).unwrap()).unwrap();
-        assert_eq!(without.pointer(&path), None);
-    }
-
-    #[test]
-    fn an_upstream_that_is_not_http_is_refused() {
-        assert!(matches!(rendered("ftp://example.com", &[]), Err(Error::Upstream { .. })));
-    }
-}
+mod tests;

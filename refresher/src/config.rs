@@ -5,6 +5,7 @@ mod file;
 mod import;
 mod problem;
 mod provider;
+mod proxy;
 mod section;
 mod value;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use filter::client::ClientKey;
 pub use import::Import;
 pub use problem::{Problem, Problems};
+pub use proxy::Proxy;
 
 use crate::provider::Provider;
 use file::File;
@@ -38,6 +40,8 @@ pub struct Config {
     pub rotation: Rotation,
     /// Where other programs keep their logins.
     pub import: Import,
+    /// What the proxy does with requests.
+    pub proxy: Proxy,
     /// How `up` runs Envoy.
     pub envoy: Envoy,
 }
@@ -161,11 +165,12 @@ pub fn resolve(
     env: Environment<'_>,
 ) -> Result<Config, Error> {
     let mut problems = Problems::default();
-    let file = file::read(document, &mut problems)?;
+    let mut file = file::read(document, &mut problems)?;
     let listener = listener(&file, overrides, env, &mut problems);
     let client_keys = client_keys(&file, env, listener.host, &mut problems);
     let rotation = rotation(&file, env, &mut problems);
     let import = import::resolve(&file, env, &mut problems);
+    let proxy = proxy::resolve(&mut file, env, &mut problems);
     let state_dir =
         path(overrides.state_dir.as_ref(), env, "TORCHBEARER_STATE_DIR", file.state_dir).or_else(
             || home(env, "XDG_STATE_HOME", ".local/state").map(|dir| dir.join("torchbearer")),
@@ -205,6 +210,7 @@ pub fn resolve(
             client_keys,
             rotation,
             import,
+            proxy,
             envoy,
         }),
         _ => Err(Error::Settings(problems)),

@@ -147,6 +147,7 @@ async fn attend(
             client_keys: &config.client_keys,
             upstream_headers: &config.provider.upstream_headers,
             dead_token: &config.provider.dead_token,
+            proxy: &config.proxy,
         };
         let text = bootstrap::render(&settings)?;
         store::replace_private(&paths.bootstrap, text.as_bytes())?;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use filter::client::ClientKey;
 use filter::verdict::Rule;
 use refresher::bootstrap;
+use refresher::config::Proxy;
 use simulator::{Control, Options, Simulator};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub host: IpAddr,
     /// Envoy's worker threads.
     pub workers: u16,
+    /// What Envoy does with requests.
+    pub proxy: Proxy,
     /// Lines for the refresher's configuration file.
     pub settings: String,
     /// Envoy's log level.
@@ -53,6 +56,7 @@ impl Default for Plan {
             callbacks: 1,
             host: Ipv4Addr::LOCALHOST.into(),
             workers: 2,
+            proxy: Proxy::default(),
             settings: String::new(),
             envoy_log: "info",
             quiet: false,
@@ -260,6 +264,7 @@ upstream = "{url}"
             client_keys: &client_keys?,
             upstream_headers: &[],
             dead_token: &Rule::default(),
+            proxy: &self.plan.proxy,
         })?)
     }
 

@@ -12,6 +12,9 @@ use crate::headers::{REPLAY, ROUTED_BY};
 use crate::refusal::Refusal;
 use crate::serving::Injection;
 
+/// Filter state for the access log: the generation of the token that was put in last.
+const GENERATION: &str = "torchbearer.generation";
+
 /// Filter state that outlives an attempt: the one replay has been asked for.
 const REPLAYED: &str = "torchbearer.replayed";
 
@@ -24,7 +27,7 @@ impl Held {
         let now = clock::unix();
         let found = self.plugin.source.serving(|serving| {
             Ok(match serving.injection(credential, now) {
-                Injection::Ready { authorization, generation } => {
+                Injection::Ready { authorization, generation, shown } => {
                     let set = hostcalls::set_map_value_bytes(
                         MapType::HttpRequestHeaders,
                         "authorization",
@@ -44,6 +47,7 @@ impl Held {
                     if set.is_err() || cleaned.is_err() {
                         return Ok(Step::Refuse(Refusal::NOT_ADMITTED));
                     }
+                    let _ = hostcalls::set_property(vec![GENERATION], Some(shown.as_bytes()));
                     self.injected.set(Some(generation));
                     Step::Pass
                 }
@@ -98,7 +102,7 @@ impl Held {
         let (Some(generation), Some(credential)) = (self.injected.get(), self.credential()) else {
             return;
         };
-        self.plugin.metrics.rejections.increment();
+        self.plugin.metrics.rejected(credential);
         let report = self.reject(credential, generation, status);
         let replaceable = matches!(report, None | Some(Report::Pending));
         let upstream = self.plugin.config.gate.is_none();
@@ -108,7 +112,7 @@ impl Held {
             if marked.is_ok()
                 && hostcalls::add_map_value(MapType::HttpResponseHeaders, REPLAY, "1").is_ok()
             {
-                self.plugin.metrics.replays.increment();
+                self.plugin.metrics.replayed(credential);
             }
         }
     }

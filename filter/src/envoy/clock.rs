@@ -12,8 +12,18 @@ pub fn monotonic() -> Duration {
     START.with(Instant::elapsed)
 }
 
-/// Unix seconds.
+/// Time since the Unix epoch, on the wall clock, which all workers share.
 #[expect(clippy::disallowed_methods, reason = "the edge: where the wall clock is read")]
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Unix seconds.
 pub fn unix() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_time().as_secs()
+}
+
+/// Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,7 +10,9 @@ use proxy_wasm::hostcalls;
 use super::clock;
 use super::root::Plugin;
 use crate::agenda::REPORT_TIMEOUT;
+use crate::client::ClientKey;
 use crate::config::Bearer;
+use crate::limit::Quota;
 use crate::refusal::Refusal;
 
 /// How long the gate waits for the first bundle where no `bearer` section says otherwise.
@@ -22,7 +24,14 @@ pub struct Held {
     pub(super) plugin: Rc<Plugin>,
     phase: Cell<Phase>,
     admitted: Cell<bool>,
+    /// Whether the source knows that it waits.
+    pub(super) listed: Cell<bool>,
+    body: Cell<Body>,
     pub(super) credential: OnceCell<String>,
+    /// The client that was admitted, if keys are asked for.
+    pub(super) client: OnceCell<Rc<ClientKey>>,
+    /// What is left of the client's requests, if they are limited.
+    pub(super) quota: Cell<Option<Quota>>,
     /// The generation that was injected.
     pub(super) injected: Cell<Option<u64>>,
 }
@@ -33,10 +42,23 @@ enum Phase {
     Passing,
     /// It waits, for this and until then.
     Waiting(Wait, Duration),
+    /// Its body has to arrive first.
+    Reading,
     /// It has been answered here.
     Answered,
     /// The stream has ended.
     Ended,
+}
+
+/// How much of a request's body has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    /// There is none.
+    None,
+    /// So many bytes, and more to come.
+    Partial(usize),
+    /// All of it.
+    Whole(usize),
 }
 
 /// What a request waits for.
@@ -56,6 +78,8 @@ pub(super) enum Step {
     Pass,
     /// Again when this is there.
     Wait(Wait),
+    /// Again when the body is there.
+    Read,
     /// It ends here.
     Refuse(Refusal),
 }
@@ -68,7 +92,11 @@ impl Held {
             plugin,
             phase: Cell::new(Phase::Passing),
             admitted: Cell::new(false),
+            listed: Cell::new(false),
+            body: Cell::new(Body::None),
             credential: OnceCell::new(),
+            client: OnceCell::new(),
+            quota: Cell::new(None),
             injected: Cell::new(None),
         }
     }
@@ -86,15 +114,54 @@ impl Held {
     /// Notes that the stream has ended, so that nothing is resumed.
     pub fn end(&self) {
         self.phase.set(Phase::Ended);
+        if let Some(client) = self.client.get().filter(|client| client.concurrency > 0) {
+            self.plugin.limits.leave(client.id.as_str());
+        }
     }
 
-    /// Goes as far as possible. The effective context must be this stream.
-    pub fn advance(&self) {
+    /// Whether the request has a body.
+    pub(super) fn has_body(&self) -> bool {
+        self.body.get() != Body::None
+    }
+
+    /// Begins with the headers; `end`: there is no body. The effective context must be this stream,
+    /// as in all that follows.
+    pub fn begin(&self, end: bool) {
+        self.body.set(if end { Body::None } else { Body::Partial(0) });
+        self.advance();
+    }
+
+    /// Takes note of the body that has arrived: so many bytes of what is held back, or of this part.
+    pub fn read(&self, size: usize, end: bool) {
+        if self.phase.get() != Phase::Passing {
+            self.body.set(if end { Body::Whole(size) } else { Body::Partial(size) });
+        }
+        if self.phase.get() == Phase::Reading {
+            self.advance();
+        }
+    }
+
+    /// Takes note that trailers have followed the body.
+    pub fn read_trailers(&self) {
+        if let Body::Partial(size) = self.body.get() {
+            self.read(size, true);
+        }
+    }
+
+    /// Goes as far as possible.
+    fn advance(&self) {
         let config = &self.plugin.config;
         let mut step = Step::Pass;
-        if let Some(gate) = config.gate.as_ref().filter(|_| !self.admitted.get()) {
-            step = self.admit(gate);
-            self.admitted.set(matches!(step, Step::Pass));
+        if let Some(gate) = &config.gate {
+            if !self.admitted.get() {
+                step = self.admit(gate);
+                self.admitted.set(matches!(step, Step::Pass | Step::Read));
+            }
+            let reads = matches!(step, Step::Read) || self.phase.get() == Phase::Reading;
+            if let (true, Body::Partial(size) | Body::Whole(size)) = (reads, self.body.get()) {
+                let whole = matches!(self.body.get(), Body::Whole(_));
+                step = self.judge_body(gate, size, whole);
+            }
         }
         if let (Step::Pass, Some(_)) = (&step, &config.bearer) {
             step = self.inject();
@@ -102,6 +169,7 @@ impl Held {
         match step {
             Step::Pass => self.phase.set(Phase::Passing),
             Step::Wait(wait) => self.wait(wait),
+            Step::Read => self.phase.set(Phase::Reading),
             Step::Refuse(refusal) => self.refuse(refusal),
         }
     }
@@ -123,7 +191,7 @@ impl Held {
 
     fn refuse(&self, refusal: Refusal) {
         self.phase.set(Phase::Answered);
-        self.plugin.metrics.refusals.increment();
+        self.plugin.metrics.refused(refusal.code);
         let headers = refusal.headers();
         let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let body = refusal.body();
@@ -166,7 +234,7 @@ impl Held {
                 let _ = hostcalls::resume_http_request();
                 false
             }
-            Phase::Answered | Phase::Ended => false,
+            Phase::Reading | Phase::Answered | Phase::Ended => false,
         }
     }
 }

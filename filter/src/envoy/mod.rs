@@ -8,6 +8,7 @@ mod bearer;
 mod clock;
 mod gate;
 mod held;
+mod limits;
 mod metrics;
 mod root;
 mod source;

@@ -9,6 +9,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 
+use super::limits::Limits;
 use super::metrics::Metrics;
 use super::source::Source;
 use super::stream::Stream;
@@ -25,7 +26,9 @@ pub struct Plugin {
     /// Where bundles come from.
     pub source: Rc<Source>,
     /// Counters and gauges.
-    pub metrics: Metrics,
+    pub metrics: Rc<Metrics>,
+    /// Limits of clients.
+    pub limits: Rc<Limits>,
     period: Cell<Duration>,
 }
 
@@ -68,7 +71,8 @@ impl RootContext for Root {
         let source = Source::of_cluster(&config.refresher.cluster);
         source.adopt_shared();
         let period = Cell::new(Duration::ZERO);
-        let plugin = Plugin { config, source, metrics: Metrics::define(), period };
+        let (metrics, limits) = (Metrics::shared(), Limits::shared());
+        let plugin = Plugin { config, source, metrics, limits, period };
         plugin.tick_at_once();
         self.plugin = Some(Rc::new(plugin));
         true
@@ -76,7 +80,8 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         if let Some(plugin) = &self.plugin {
-            let period = plugin.source.drive(self.id);
+            let period = plugin.source.drive(self.id, &plugin.metrics);
+            plugin.limits.sign();
             plugin.tick_each(period);
         }
     }

@@ -14,11 +14,15 @@ use super::held::Held;
 use super::metrics::Metrics;
 use crate::agenda::{Agenda, Answer, Call, POLL_TIMEOUT, POLL_WAIT, REPORT_TIMEOUT, Report};
 use crate::bundle::{BUNDLE_PATH, MAX_BYTES, REJECTIONS_PATH, Rejection, RejectionRefusal};
+use crate::json;
 use crate::serving::{Acceptance, Injection, Serving};
 
 /// Tick periods: with requests waiting, and without.
 const BUSY: Duration = Duration::from_millis(50);
 const CALM: Duration = Duration::from_millis(250);
+
+/// How often the tokens are shown in the metrics.
+const SHOW: Duration = Duration::from_secs(1);
 
 thread_local! {
     static SOURCES: RefCell<Vec<Rc<Source>>> = RefCell::default();
@@ -33,6 +37,8 @@ pub struct Source {
     waiting: RefCell<Vec<Rc<Held>>>,
     /// Whether the last poll failed: its reason is logged once, not twice a second.
     failing: Cell<bool>,
+    /// When the tokens were shown in the metrics.
+    shown: Cell<Duration>,
 }
 
 /// A call under way, and the root context that will hear its answer.
@@ -56,6 +62,7 @@ impl Source {
                 calls: RefCell::default(),
                 waiting: RefCell::default(),
                 failing: Cell::new(false),
+                shown: Cell::default(),
             });
             sources.push(Rc::clone(&source));
             source
@@ -93,17 +100,32 @@ impl Source {
     }
 
     /// Resumes or answers this request when its wait has an end.
-    pub fn hold(&self, held: Rc<Held>) {
-        self.waiting.borrow_mut().push(held);
+    pub fn hold(&self, held: &Rc<Held>) {
+        if !held.listed.replace(true) {
+            self.waiting.borrow_mut().push(Rc::clone(held));
+        }
     }
 
     /// Makes the calls that are due and ends the waits that are over. To be called on each tick
     /// of a root context. Returns the period in which it wants to be called again.
-    pub fn drive(&self, root: u32) -> Duration {
+    pub fn drive(&self, root: u32, metrics: &Metrics) -> Duration {
         let now = clock::monotonic();
+        self.show(metrics, now);
         self.call(root, now);
         self.wake(root, false);
         if self.waiting.borrow().is_empty() { CALM } else { BUSY }
+    }
+
+    /// Shows each token's age, once a second.
+    fn show(&self, metrics: &Metrics, now: Duration) {
+        if now < self.shown.get() + SHOW {
+            return;
+        }
+        self.shown.set(now);
+        let unix = clock::unix();
+        for (credential, token) in self.serving.borrow().tokens() {
+            metrics.token(credential, token.generation, token.expires_at, unix);
+        }
     }
 
     fn call(&self, root: u32, now: Duration) {
@@ -189,14 +211,14 @@ impl Source {
                 }
                 let _ = hostcalls::set_shared_data(&self.shared_key(), Some(body), None);
                 let generation = self.serving.borrow().generation();
-                metrics.generation.record(generation);
+                metrics.serves(generation);
                 debug!("torchbearer: bundle generation {generation} is in force");
                 Ok(Answer::Newer)
             }
             (Call::Poll, 204) => Ok(Answer::Nothing),
             (Call::Report(_), 409) => Ok(Answer::LoginRequired),
             (Call::Report(_), 503) => {
-                let refusal = serde_json::from_slice::<RejectionRefusal>(body);
+                let refusal = json::read::<RejectionRefusal>(body);
                 let retry_after = refusal.ok().and_then(|refusal| refusal.retry_after);
                 Ok(Answer::Failed { retry_after })
             }
@@ -217,7 +239,12 @@ impl Source {
             return;
         }
         let now = clock::monotonic();
-        let still: Vec<_> = waiting.into_iter().filter(|held| held.wake(changed, now)).collect();
+        let still = waiting.into_iter().filter(|held| {
+            let waits = held.wake(changed, now);
+            held.listed.set(waits);
+            waits
+        });
+        let still: Vec<_> = still.collect();
         // Waking may have made further requests wait.
         self.waiting.borrow_mut().extend(still);
         let _ = hostcalls::set_effective_context(root);

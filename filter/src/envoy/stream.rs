@@ -6,10 +6,12 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 
+use super::gate::CLIENT;
 use super::held::Held;
 use super::root::Plugin;
-use crate::config::Bearer;
-use crate::headers::{request_reason, response_reason};
+use crate::config::Gate;
+use crate::refusal::quota_headers;
+use crate::usage::Counter;
 use crate::verdict::{INSPECTED_BYTES, Verdict};
 
 /// A stream as the SDK sees it.
@@ -25,6 +27,15 @@ enum Response {
         held: bool,
         seen: Vec<u8>,
     },
+    /// Its tokens are counted, for this client.
+    Counting(Counter, Option<String>),
+}
+
+/// What the phases after the request's need of an answer's head.
+struct Head {
+    status: u16,
+    content_type: Vec<u8>,
+    is_encoded: bool,
 }
 
 impl Stream {
@@ -34,19 +45,79 @@ impl Stream {
     }
 
     fn request_action(&self) -> Action {
+        if self.held.waits() {
+            self.held.plugin.source.hold(&self.held);
+            self.held.plugin.tick_at_once();
+        }
         if self.held.passes() { Action::Continue } else { Action::Pause }
+    }
+
+    /// The head of an answer that is on its way to the client, less what must not reach it.
+    fn clean(&self, gate: &Gate) -> Head {
+        const MAP: MapType = MapType::HttpResponseHeaders;
+        let mut head = Head { status: 0, content_type: Vec::new(), is_encoded: false };
+        let headers = hostcalls::get_map_bytes(MAP).unwrap_or_default();
+        for (name, value) in &headers {
+            match name.as_str() {
+                ":status" => head.status = parsed(value),
+                "content-type" => head.content_type.clone_from(value),
+                "content-encoding" => head.is_encoded = true,
+                // The end of a WebSocket's handshake.
+                "connection" | "upgrade" if head.status == 101 => continue,
+                _ => {}
+            }
+            if gate.headers.of_response(name).is_some() {
+                let _ = hostcalls::remove_map_value(MAP, name);
+            }
+        }
+        if let Some(quota) = self.held.quota.get() {
+            for (name, value) in quota_headers(&quota) {
+                let _ = hostcalls::set_map_value(MAP, name, Some(&value));
+            }
+        }
+        if self.held.passes() {
+            self.held.plugin.metrics.answered(self.held.client_name(), head.status);
+        }
+        head
     }
 
     /// Takes a part of the body. Where the answer is held back, each part begins at the start.
     fn look(&mut self, size: usize) {
-        if let Response::Inspecting { held, seen } = &mut self.response {
-            if *held {
-                seen.clear();
+        const BODY: BufferType = BufferType::HttpResponseBody;
+        match &mut self.response {
+            Response::Passing => {}
+            Response::Inspecting { held, seen } => {
+                if *held {
+                    seen.clear();
+                }
+                let read = size.min(INSPECTED_BYTES.saturating_sub(seen.len()));
+                let part = hostcalls::get_buffer(BODY, 0, read);
+                seen.extend_from_slice(&part.ok().flatten().unwrap_or_default());
             }
-            let read = size.min(INSPECTED_BYTES.saturating_sub(seen.len()));
-            let part = hostcalls::get_buffer(BufferType::HttpResponseBody, 0, read);
-            seen.extend_from_slice(&part.ok().flatten().unwrap_or_default());
+            Response::Counting(counter, _) => {
+                if let Ok(Some(part)) = hostcalls::get_buffer(BODY, 0, size) {
+                    counter.read(&part);
+                }
+            }
         }
+    }
+
+    /// Adds up the tokens of an answer that has ended, or that nobody waits for any more.
+    fn add_up(&mut self) {
+        let response = std::mem::replace(&mut self.response, Response::Passing);
+        let Response::Counting(counter, client) = response else { return };
+        let plugin = &self.held.plugin;
+        if let (Some((model, usage)), Some(config)) = (counter.total(), &plugin.config.usage) {
+            plugin.metrics.used(client.as_deref(), &model, usage, config.max_models);
+        }
+    }
+
+    /// The request's client, as this gate or the one before it has found it.
+    fn client(&self) -> Option<String> {
+        if self.held.plugin.config.gate.is_some() {
+            return self.held.client_name().map(str::to_owned);
+        }
+        String::from_utf8(hostcalls::get_property(vec![CLIENT]).ok().flatten()?).ok()
     }
 
     /// Judges the body once it is whole, or as long as it is looked at.
@@ -61,60 +132,60 @@ impl Stream {
                     self.held.token_refused(403);
                 }
             }
-            Response::Passing => {}
+            Response::Counting(..) if whole => self.add_up(),
+            Response::Counting(..) | Response::Passing => return Action::Continue,
         }
         self.response = Response::Passing;
         Action::Continue
     }
 }
 
+fn response_header(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
+}
+
+fn parsed(status: &[u8]) -> u16 {
+    str::from_utf8(status).ok().and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
 impl Context for Stream {}
 
 impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _headers: usize, _end: bool) -> Action {
-        self.held.advance();
-        if self.held.waits() {
-            self.held.plugin.source.hold(Rc::clone(&self.held));
-            self.held.plugin.tick_at_once();
-        }
+    fn on_http_request_headers(&mut self, _headers: usize, end: bool) -> Action {
+        self.held.begin(end);
         self.request_action()
     }
 
-    fn on_http_request_body(&mut self, _size: usize, _end: bool) -> Action {
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        self.held.read(size, end);
         self.request_action()
     }
 
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
-        if self.held.plugin.config.gate.is_some() {
+        if let Some(gate) = &self.held.plugin.config.gate {
             let trailers = hostcalls::get_map_bytes(MapType::HttpRequestTrailers);
             for (name, _) in trailers.unwrap_or_default() {
-                if request_reason(&name).is_some() {
+                if gate.headers.of_request(&name).is_some() {
                     let _ = hostcalls::remove_map_value(MapType::HttpRequestTrailers, &name);
                 }
             }
         }
+        self.held.read_trailers();
         self.request_action()
     }
 
     fn on_http_response_headers(&mut self, _headers: usize, end: bool) -> Action {
         let config = &self.held.plugin.config;
-        if config.gate.is_some() {
-            let headers = hostcalls::get_map_bytes(MapType::HttpResponseHeaders);
-            for (name, _) in headers.unwrap_or_default() {
-                if response_reason(&name).is_some() {
-                    let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, &name);
-                }
-            }
-        }
-        let (Some(Bearer { dead_token, .. }), Some(_)) = (&config.bearer, self.held.injected.get())
-        else {
+        let head = config.gate.as_ref().map(|gate| self.clean(gate));
+        let bearer = config.bearer.as_ref().filter(|_| self.held.injected.get().is_some());
+        if end && bearer.is_none() || !self.held.passes() {
             return Action::Continue;
-        };
-        let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
-        let status = status.ok().flatten();
-        let status = status.and_then(|status| str::from_utf8(&status).ok()?.parse().ok());
-        let status = status.unwrap_or(0);
-        match dead_token.of_status(status) {
+        }
+        let status = head.as_ref().map_or_else(
+            || parsed(&response_header(":status").unwrap_or_default()),
+            |head| head.status,
+        );
+        match bearer.map_or(Verdict::Accepted, |bearer| bearer.dead_token.of_status(status)) {
             Verdict::Dead => self.held.token_refused(status),
             Verdict::Inspect if !end => {
                 // Only where the replay is possible is there a reason to hold the headers.
@@ -122,6 +193,17 @@ impl HttpContext for Stream {
                 self.response = Response::Inspecting { held, seen: Vec::new() };
                 if held {
                     return Action::Pause;
+                }
+            }
+            Verdict::Accepted if !end && config.usage.is_some() => {
+                let head = head.unwrap_or_else(|| Head {
+                    status,
+                    content_type: response_header("content-type").unwrap_or_default(),
+                    is_encoded: response_header("content-encoding").is_some(),
+                });
+                let counter = Counter::of(head.status, &head.content_type, head.is_encoded);
+                if let Some(counter) = counter {
+                    self.response = Response::Counting(counter, self.client());
                 }
             }
             Verdict::Inspect | Verdict::Accepted => {}
@@ -141,6 +223,7 @@ impl HttpContext for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.add_up();
         self.held.end();
     }
 }

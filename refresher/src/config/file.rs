@@ -8,7 +8,7 @@ use toml::Table;
 
 use super::problem::Problems;
 use super::section::Section;
-use super::{Envoy, Error, value};
+use super::{Envoy, Error, proxy, value};
 use crate::provider::preset::Fields;
 
 /// The file's settings, each valid or absent.
@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) spacing_s: Option<u64>,
     pub(super) hermes: Option<PathBuf>,
     pub(super) poll_interval_s: Option<u64>,
+    pub(super) proxy: proxy::Stated,
     pub(super) envoy: Envoy,
     pub(super) providers: Vec<(String, Fields)>,
 }
@@ -73,6 +74,8 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     file.poll_interval_s =
         import.number("poll_interval", value::MIN_POLL_S..=86_400, value::POLL, problems);
     import.finish(problems);
+
+    file.proxy = proxy::read(&mut root, problems);
 
     let mut envoy = root.section("envoy", problems);
     let concurrency = envoy.number("concurrency", 1..=1024, "a number from 1 to 1024", problems);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::HeaderName;
-use filter::headers::{self, Reason};
+use filter::headers::{Policy, Reason};
 use url::Url;
 
 use super::problem::Problems;
@@ -162,7 +162,7 @@ fn upstream_headers(
 /// Whether a header can be set for every request. Other systems' credentials can: a name alone
 /// does not tell what is secret.
 fn is_settable(name: &str) -> bool {
-    match headers::request_reason(name) {
+    match Policy::default().of_request(name) {
         None => !matches!(name, "host" | "content-length" | "content-type" | "expect"),
         Some(Reason::Credential) => !matches!(name, "authorization" | "proxy-authorization"),
         Some(_) => false,

@@ -1,6 +1,7 @@
 //! A table of the file, emptied setting by setting: what is left over is unknown.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -55,6 +56,33 @@ impl Section {
             self.refuse(key, &value, accepted, problems);
         }
         number
+    }
+
+    /// A duration in seconds, whole or not.
+    pub(super) fn seconds(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(f64) -> Option<Duration>,
+        accepted: &str,
+        problems: &mut Problems,
+    ) -> Option<Duration> {
+        let value = self.take(key)?;
+        let text = value.to_string();
+        let number = value.is_integer() || value.is_float();
+        let duration = number.then(|| text.parse().ok().and_then(parse)).flatten();
+        if duration.is_none() {
+            self.refuse(key, &value, accepted, problems);
+        }
+        duration
+    }
+
+    pub(super) fn switch(&mut self, key: &'static str, problems: &mut Problems) -> Option<bool> {
+        let value = self.take(key)?;
+        let switch = value.as_bool();
+        if switch.is_none() {
+            self.refuse(key, &value, "true or false", problems);
+        }
+        switch
     }
 
     pub(super) fn texts(

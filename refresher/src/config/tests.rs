@@ -98,6 +98,47 @@ fn a_file_that_is_not_toml_is_refused_by_line() {
 }
 
 #[test]
+fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
+    let document = "[headers]\nstrip = [\"x-tenant\"]\nkeep = [\"cookie\"]\n\
+        [retry]\nattempts = 4\ndelay = 0.5\n[replay]\nmax_body_bytes = 1024\n\
+        [usage]\nenabled = false\n[websocket]\npaths = [\"/v1/realtime\"]\n";
+    let proxy = with(document, &[]).unwrap().proxy;
+    let expected = Proxy {
+        strip_headers: vec!["x-tenant".to_owned()],
+        keep_headers: vec!["cookie".to_owned()],
+        retry_attempts: 4,
+        retry_delay: std::time::Duration::from_millis(500),
+        max_replay_body_bytes: 1024,
+        usage: false,
+        websocket_paths: vec!["/v1/realtime".to_owned()],
+    };
+    assert_eq!(proxy, expected);
+    assert_eq!(with("", &[]).unwrap().proxy, Proxy::default());
+    let env = [("UPSTREAM_RETRY_ATTEMPTS", "0"), ("UPSTREAM_RETRY_DELAY", "2.5")];
+    let proxy = with(document, &env).unwrap().proxy;
+    assert_eq!(proxy.retry_attempts, 0);
+    assert_eq!(proxy.retry_delay, std::time::Duration::from_millis(2500));
+}
+
+#[test]
+fn what_the_proxy_cannot_do_is_named() {
+    let document = "[headers]\nkeep = [\"authorization\"]\n[retry]\nattempts = 11\ndelay = 0\n\
+        [replay]\nmax_body_bytes = 0\n[usage]\nenabled = 1\n[websocket]\npaths = [\"v1\"]\n";
+    let message = refusal(document, &[("UPSTREAM_RETRY_DELAY", "soon")]);
+    for said in [
+        "headers: \"authorization\" cannot be kept; accepted: cookies",
+        "retry.attempts: 11; accepted: a number from 0 to 10",
+        "retry.delay: 0; accepted: seconds from 0.025 to 60",
+        "UPSTREAM_RETRY_DELAY: \"soon\"; accepted: seconds from 0.025 to 60",
+        "replay.max_body_bytes: 0",
+        "usage.enabled: 1; accepted: true or false",
+        "websocket.paths: \"v1\"",
+    ] {
+        assert!(message.contains(said), "{said}: {message}");
+    }
+}
+
+#[test]
 fn an_open_listener_needs_client_keys_that_are_long_enough() {
     let open = ("PROXY_HOST", "0.0.0.0");
     assert!(refusal("", &[open]).starts_with("client_keys: empty, while the listener 0.0.0.0"));

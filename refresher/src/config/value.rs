@@ -1,6 +1,7 @@
 //! Values as text, parsed into their types; the same for the file, the environment and flags.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use super::problem::Refused;
 
@@ -10,6 +11,8 @@ pub(super) const MIN_WINDOW_S: u64 = 30;
 /// The shortest interval between two looks at Hermes's file, in seconds.
 pub(super) const MIN_POLL_S: u64 = 5;
 
+pub(super) const ATTEMPTS: &str = "a number from 0 to 10";
+pub(super) const DELAY: &str = "seconds from 0.025 to 60";
 pub(super) const POLL: &str = "seconds from 5 to 86400";
 pub(super) const PORT: &str = "a port from 0 to 65535";
 pub(super) const WINDOW: &str = "seconds, at least 30";
@@ -33,6 +36,20 @@ pub(super) fn window(text: &str) -> Result<u64, Refused> {
 pub(super) fn poll(text: &str) -> Result<u64, Refused> {
     let poll = text.trim().parse().ok().filter(|poll| (MIN_POLL_S..=86_400).contains(poll));
     poll.ok_or_else(|| refused(text, POLL))
+}
+
+pub(super) fn attempts(text: &str) -> Result<u32, Refused> {
+    let attempts = text.trim().parse().ok().filter(|attempts| *attempts <= 10);
+    attempts.ok_or_else(|| refused(text, ATTEMPTS))
+}
+
+pub(super) fn delay(text: &str) -> Result<Duration, Refused> {
+    text.trim().parse().ok().and_then(delay_of).ok_or_else(|| refused(text, DELAY))
+}
+
+pub(super) fn delay_of(seconds: f64) -> Option<Duration> {
+    // Envoy's own least pause.
+    (0.025..=60.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 fn refused(text: &str, accepted: &'static str) -> Refused {
