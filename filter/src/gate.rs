@@ -100,11 +100,7 @@ fn authenticate<'a>(
     }
 }
 
-fn certified<'a>(
-    keys: Keys<'a>,
-    now: u64,
-    connection: &impl Connection,
-) -> Option<&'a ClientKey> {
+fn certified<'a>(keys: Keys<'a>, now: u64, connection: &impl Connection) -> Option<&'a ClientKey> {
     if !keys.iter().any(|key| matches!(key.proof, Proof::Certificate(_))) {
         return None;
     }
