@@ -284,15 +284,15 @@ async fn a_killed_envoy_is_back_soon() -> Result<()> {
     Ok(())
 }
 
+/// Envoy itself asks to end with its parent; what does not is in the test after this one.
 #[tokio::test]
-async fn a_killed_up_leaves_no_envoy() -> Result<()> {
+async fn a_killed_up_leaves_nothing_in_the_way_of_the_next() -> Result<()> {
     let stack = machine(true, SMALL).await?;
     let up = Up::start(&stack, &mut up_command(&stack, &[])?).await?;
     let envoy = up.envoy().context("no Envoy runs")?;
     up.process.kill().await?;
     let gone = eventually(END, async || (!lives(envoy)).then_some(())).await;
     gone.context("Envoy goes on without its refresher")?;
-    // What it left behind is in nobody's way.
     let up = Up::start_as("again", &stack, &mut up_command(&stack, &[])?).await?;
     ensure!(up.status(&stack).await? == 200);
     Ok(())
@@ -301,7 +301,8 @@ async fn a_killed_up_leaves_no_envoy() -> Result<()> {
 #[tokio::test]
 async fn an_envoy_that_is_still_starting_is_not_left_behind() -> Result<()> {
     let stack = machine(true, SMALL).await?;
-    // A real one asks the kernel itself to end with its parent, once it has come that far.
+    // A real one asks the kernel itself to end with its parent, once it has come that far. This
+    // one never does, so that only what `up` has asked for can end it.
     let (program, id) = (stack.dir().join("slow-envoy"), stack.dir().join("id"));
     let script = format!(
         "#!/bin/sh\ncase \"$*\" in\n\
