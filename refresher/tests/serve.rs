@@ -523,6 +523,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_that_would_have_expired_since_the_first_try_counts_from_the_last() {
+        let world = World::logged_in(8).await;
+        let (token, store) = (world.stored().token.unwrap(), world.store());
+        note(&store.lock().await.unwrap(), &world, token.obtained_at - 20);
+        let peer = world.serve().await;
+        let published = peer.token_after(token.generation).await;
+        let stored = world.stored().token.unwrap();
+        assert!(stored.obtained_at >= token.obtained_at);
+        assert_eq!(stored.expires_at, stored.obtained_at + 8);
+        assert_eq!(published.expires_at, stored.expires_at);
+        assert_eq!(world.control().summary().refresh_requests, 1);
+    }
+
+    #[tokio::test]
     async fn an_answer_that_got_lost_ends_in_one_clear_state() {
         let world = World::logged_in(3600).await;
         let peer = world.serve().await;
