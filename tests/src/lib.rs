@@ -12,6 +12,6 @@ mod stack;
 
 pub use artefacts::{envoy_binary, filter_module, python, refresher_binary, webdriver};
 pub use clock::{Stopwatch, eventually, unix_now};
-pub use process::{Process, allow_open_files};
+pub use process::{Keyboard, Process, allow_open_files};
 pub use raw::{Answer, http_client, raw_request, unix_request};
 pub use stack::{Plan, Stack, free_port, own_port};

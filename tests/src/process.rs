@@ -2,12 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tokio::process::{Child, Command};
 
 use crate::clock::eventually;
@@ -58,6 +61,38 @@ impl Process {
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
         Ok(Self { name: name.to_owned(), child, log, verbose: true })
+    }
+
+    /// Starts a program on a terminal of its own. What the terminal shows, what is typed included,
+    /// goes to `NAME.log` in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no terminal, or the program cannot be started.
+    pub fn start_on_terminal(
+        name: &str,
+        dir: &Path,
+        mut command: Command,
+    ) -> Result<(Self, Keyboard)> {
+        let keyboard = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?);
+        grantpt(&keyboard)?;
+        unlockpt(&keyboard)?;
+        let path = ptsname(&keyboard, Vec::new())?;
+        let terminal =
+            File::options().read(true).write(true).open(OsStr::from_bytes(path.to_bytes()))?;
+        let log = dir.join(format!("{name}.log"));
+        let mut file = File::options().create(true).append(true).open(&log)?;
+        let child = command
+            .stdin(terminal.try_clone()?)
+            .stdout(terminal.try_clone()?)
+            .stderr(terminal)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} cannot be started"))?;
+        let mut screen = keyboard.try_clone()?;
+        // Ends with an error when the program, the last that has the terminal open, has ended.
+        std::thread::spawn(move || std::io::copy(&mut screen, &mut file));
+        Ok((Self { name: name.to_owned(), child, log, verbose: true }, Keyboard(keyboard)))
     }
 
     /// Its log is not printed at its end.
@@ -166,6 +201,21 @@ impl Process {
             Some(found) => Ok(found),
             None => bail!("{} did not print what was awaited", self.name),
         }
+    }
+}
+
+/// Where the user of a terminal types.
+#[derive(Debug)]
+pub struct Keyboard(File);
+
+impl Keyboard {
+    /// Types a line.
+    ///
+    /// # Errors
+    ///
+    /// When the terminal is closed.
+    pub fn line(&mut self, text: &str) -> Result<()> {
+        self.0.write_all(format!("{text}\n").as_bytes()).context("nothing can be typed")
     }
 }
 

@@ -123,8 +123,7 @@ fn an_empty_list_lets_nobody_in_and_no_list_everybody_on_loopback() {
 #[test]
 fn a_verified_certificate_admits_its_client() {
     let name = "spiffe://example.org/ns/web/sa/chat";
-    let mut chat =
-        ClientKey::new("chat".parse().unwrap(), Proof::Certificate(name.to_owned()));
+    let mut chat = ClientKey::new("chat".parse().unwrap(), Proof::Certificate(name.to_owned()));
     chat.paths = vec!["/v1/".to_owned()];
     let alice = ClientKey::of_key("alice".parse().unwrap(), b"alice-key");
     let keys = [Rc::new(alice), Rc::new(chat)];
@@ -150,8 +149,7 @@ fn a_verified_certificate_admits_its_client() {
 
 #[test]
 fn without_keys_only_loopback_is_served() {
-    for local in ["127.0.0.1:9996", "127.8.8.8:1", "[::1]:80", "[::ffff:127.0.0.1]:1", "/run/x"]
-    {
+    for local in ["127.0.0.1:9996", "127.8.8.8:1", "[::1]:80", "[::ffff:127.0.0.1]:1", "/run/x"] {
         assert_eq!(without_keys(&[], local), "anybody", "{local}");
     }
     for local in ["10.0.0.1:9996", "0.0.0.0:80", "[::]:80", "[2001:db8::1]:80", "", "x"] {
@@ -208,8 +206,7 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
     ] {
         assert_eq!(without_keys(&[(":path", path)], LOOPBACK), "400", "{path}");
     }
-    for path in ["/", "*", "/v1/models", "/v1/files/a..b", "/a?x=//../%2e", "/health/", "/..."]
-    {
+    for path in ["/", "*", "/v1/models", "/v1/files/a..b", "/a?x=//../%2e", "/health/", "/..."] {
         assert_eq!(without_keys(&[(":path", path)], LOOPBACK), "anybody", "{path}");
     }
 }

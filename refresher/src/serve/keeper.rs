@@ -213,8 +213,8 @@ impl Keeper {
             Some(Conclusion::Adopted(grant)) => {
                 tracing::info!(credential = %self.name, generation = grant.generation, "newer grant found");
                 self.note_alarm(None);
+                self.forgive(Some(&grant));
                 let grant = self.own(*grant, now);
-                self.refreshes.forgive();
                 self.renew(grant, false, now)
             }
             Some(Conclusion::Gone) => {

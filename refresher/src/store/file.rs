@@ -86,13 +86,7 @@ pub(super) fn read(
         Err(errno) => return Err(io("open", path, errno)),
     };
     check(fd.as_fd(), path)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-    File::from(fd).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|source| Error::Io {
-        operation: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Some(bytes))
+    Ok(Some(read_bounded(fd, path)?))
 }
 
 /// Reads a file that the user keeps a secret in: a mode that lets others in is the user's to
@@ -112,6 +106,11 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
         let accepted = "a file that only its owner can read (chmod 600)";
         return Err(refuse(path, "others can read this secret", accepted));
     }
+    read_bounded(fd, path)
+}
+
+/// Reads what a file holds, at most one byte more than is accepted, so that a longer one is known.
+fn read_bounded(fd: OwnedFd, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
     File::from(fd).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|source| Error::Io {
         operation: "read",

@@ -23,10 +23,7 @@ impl Keeper {
                 self.unsaved = false;
                 self.alarm = None;
                 self.fresh = false;
-                // A failure is news only as long as it is of the grant that is there.
-                if stored.as_ref().is_none_or(|grant| grant.verdict.is_none()) {
-                    self.refreshes.forgive();
-                }
+                self.forgive(stored.as_ref());
                 self.grant = stored.map(|grant| self.own(grant, now));
             }
             Err(error) => {
@@ -38,6 +35,13 @@ impl Keeper {
             }
         }
         self.tell_machine(now);
+    }
+
+    /// A failure is news only as long as it is of the grant that is there, or tells of its end.
+    pub(super) fn forgive(&mut self, stored: Option<&Grant>) {
+        if stored.is_none_or(|grant| grant.verdict.is_none()) {
+            self.refreshes.forgive();
+        }
     }
 
     /// A grant of another provider or client must not be sent to this one.

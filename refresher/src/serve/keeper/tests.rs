@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::ORIGIN_MS;
 use crate::config::{Overrides, resolve};
 use crate::secret::Secret;
-use crate::store::TokenRecord;
+use crate::store::{TokenRecord, Verdict};
 
 const START: Now = Now { unix_ms: 1_779_000_000_000, boot_ms: ORIGIN_MS + 5_000_000 };
 const HOUR_MS: i64 = 3_600_000;
@@ -169,5 +169,49 @@ async fn a_machine_that_slept_refreshes_at_its_first_look() {
         assert!(generation > 7);
         assert!(left.abs_diff(LIFE_S.cast_signed()) <= 1, "{left}");
         assert_eq!(scene.asked(), 1);
+    }
+}
+
+impl Scene {
+    /// What the health tells of the last refresh.
+    fn told(&self) -> Refreshes {
+        self.keeper.publisher.statuses()["default"].oauth_refresh.clone()
+    }
+}
+
+#[tokio::test]
+async fn a_grant_found_in_an_exchange_ends_the_talk_of_an_old_failure_unless_it_is_dead() {
+    let verdict = || Verdict { reason: "invalid_grant".to_owned(), at: START.unix() };
+    for dead in [None, Some(verdict())] {
+        let mut scene = Scene::new().await;
+        scene.simulator.control().set_fault(simulator::Fault {
+            status: Some(403),
+            count: Some(1),
+            ..simulator::Fault::new(simulator::Target::Token)
+        });
+        scene.pass(3 * HOUR_MS, 3 * HOUR_MS.unsigned_abs());
+        scene.finish().await;
+        let failed = scene.told();
+        assert_eq!(failed.last_refresh_error_class.as_deref(), Some("http_403"));
+        // Another process holds the lock while it logs in, or finds that the grant is dead.
+        let store = scene.keeper.store.clone();
+        let lock = store.lock().await.unwrap();
+        scene.pass(HOUR_MS, HOUR_MS.unsigned_abs());
+        assert!(scene.keeper.exchange.is_some());
+        let mut newer = store.load(START.unix()).unwrap().unwrap();
+        newer.generation += 1;
+        newer.verdict.clone_from(&dead);
+        lock.save(&newer).unwrap();
+        drop(lock);
+        scene.finish().await;
+        assert_eq!(scene.keeper.grant.as_ref(), Some(&newer));
+        assert_eq!(scene.asked(), 1);
+        let told = scene.told();
+        assert_eq!(told.refresh_failure_count, 1);
+        if dead.is_some() {
+            assert_eq!(told, failed);
+        } else {
+            assert_eq!((told.last_refresh_status, told.last_refresh_error_class), (None, None));
+        }
     }
 }

@@ -31,20 +31,22 @@ const RECOVERY: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
+    ExitCode::from(conclude(run().await))
+}
+
+/// Prints how a run has ended; gives the exit status.
+fn conclude(result: Result<Report>) -> u8 {
+    let broken = match result {
         Ok(report) => {
             print!("{report}");
-            let broken = report.broken();
-            for bound in &broken {
-                eprintln!("soak: {bound}");
-            }
-            if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            report.broken()
         }
-        Err(error) => {
-            eprintln!("soak: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => vec![format!("{error:#}")],
+    };
+    for bound in &broken {
+        eprintln!("soak: {bound}");
     }
+    u8::from(!broken.is_empty())
 }
 
 struct Arguments {
@@ -110,4 +112,19 @@ async fn run() -> Result<Report> {
     let report = Report::new(seed, minutes, counts, &faults, &memory, &stack);
     report.write()?;
     Ok(report)
+}
+
+#[cfg(test)]
+mod status {
+    use super::*;
+    use report::bounds::{breaches, sound};
+
+    #[test]
+    fn only_a_run_within_all_bounds_ends_with_0() {
+        assert_eq!(conclude(Ok(sound())), 0);
+        for (_, report) in breaches() {
+            assert_eq!(conclude(Ok(report)), 1);
+        }
+        assert_eq!(conclude(Err(anyhow::anyhow!("Envoy does not listen"))), 1);
+    }
 }

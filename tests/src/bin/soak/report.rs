@@ -141,3 +141,78 @@ impl fmt::Display for Report {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub mod bounds {
+    use super::*;
+
+    /// Ten minutes, each bound just kept.
+    pub fn sound() -> Report {
+        Report {
+            seed: 1,
+            minutes: 10.0,
+            rotations: 75,
+            counts: Counts { requests: 1000, streams: 100, ..Counts::default() },
+            spent_twice: 0,
+            lost_answers: 0,
+            refresher: [99_999.0, REFRESHER_GROWTH_KIB],
+            envoy: [99_999.0, ENVOY_GROWTH_KIB],
+            faults: Vec::new(),
+        }
+    }
+
+    /// The same with one bound broken in each, and how that is told.
+    pub fn breaches() -> Vec<(&'static str, Report)> {
+        let counts = |counts: Counts| Report { counts, ..sound() };
+        vec![
+            (
+                "unexpected failures: 1, expected 0",
+                counts(Counts { failures: 1, ..Counts::default() }),
+            ),
+            (
+                "unexpected failures: 2, expected 0",
+                counts(Counts { logged_out: 2, ..Counts::default() }),
+            ),
+            ("grants spent twice: 1, expected 0", Report { spent_twice: 1, ..sound() }),
+            (
+                "requests without the bearer: 1, expected 0",
+                counts(Counts { without_bearer: 1, ..Counts::default() }),
+            ),
+            ("streams cut: 1, expected 0", counts(Counts { streams_cut: 1, ..Counts::default() })),
+            ("rotations: 74, expected at least 75", Report { rotations: 74, ..sound() }),
+            (
+                "refresher grew by 2049 KiB, accepted are 2048",
+                Report { refresher: [0.0, REFRESHER_GROWTH_KIB + 1.0], ..sound() },
+            ),
+            (
+                "envoy grew by 16385 KiB, accepted are 16384",
+                Report { envoy: [0.0, ENVOY_GROWTH_KIB + 1.0], ..sound() },
+            ),
+        ]
+    }
+
+    #[test]
+    fn each_bound_alone_is_told() {
+        assert_eq!(sound().broken(), Vec::<String>::new());
+        for (told, report) in breaches() {
+            assert_eq!(report.broken(), [told]);
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_explains_refusals_for_want_of_a_login_and_nothing_else() {
+        let lost = |counts| Report { counts, lost_answers: 1, ..sound() }.broken();
+        let refused = Counts { logged_out: 9, ..Counts::default() };
+        assert_eq!(lost(refused.clone()), Vec::<String>::new());
+        let failed = lost(Counts { failures: 1, ..refused });
+        assert_eq!(failed, ["unexpected failures: 1, expected 0"]);
+    }
+
+    #[test]
+    fn a_broken_bound_comes_with_examples() {
+        let examples = vec!["503: no".to_owned()];
+        let counts = Counts { failures: 1, examples, ..Counts::default() };
+        let broken = Report { counts, ..sound() }.broken();
+        assert_eq!(broken, ["unexpected failures: 1, expected 0", "for example: 503: no"]);
+    }
+}
