@@ -199,8 +199,8 @@ impl de::Error for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
     use proptest::prelude::*;
+    use serde::Deserialize;
 
     #[derive(Debug, Deserialize, PartialEq)]
     #[serde(deny_unknown_fields)]

@@ -66,7 +66,8 @@ fn in_query(target: &[u8]) -> impl Iterator<Item = Option<String>> {
 
 /// Percent-decodes (RFC 3986, section 2.1); what is no escape stays.
 fn decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit =
+        |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
@@ -167,7 +168,9 @@ mod tests {
             (":method".to_owned(), method.as_bytes().to_vec()),
             (":path".to_owned(), path.as_bytes().to_vec()),
         ];
-        map.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())));
+        map.extend(
+            more.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())),
+        );
         judge(&limited(), &Request::read(&map, &Policy::default()), has_body)
     }
 

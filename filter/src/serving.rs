@@ -204,8 +204,7 @@ mod tests {
     #[test]
     fn a_ready_token_is_injected_until_it_expires() {
         let serving = serving(&ready(7));
-        let token =
-            Injection::Ready { authorization: "Bearer token-7", generation: 7, shown: "7" };
+        let token = Injection::Ready { authorization: "Bearer token-7", generation: 7, shown: "7" };
         assert_eq!(serving.injection("default", 0), token);
         assert_eq!(serving.injection("default", 1999), token);
         assert_eq!(serving.injection("default", 2000), Injection::Expired);

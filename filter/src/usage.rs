@@ -93,9 +93,8 @@ impl Found {
         let Ok(tree @ Tree::Object(_)) = serde_json::from_slice::<Tree>(json) else { return };
         let first = |names: [&str; 2]| names.into_iter().find_map(|name| tree.get(name));
         let count = |names| first(names).and_then(Tree::number).unwrap_or(0);
-        let detail = |names, name| {
-            first(names).and_then(|details| details.get(name)?.number()).unwrap_or(0)
-        };
+        let detail =
+            |names, name| first(names).and_then(|details| details.get(name)?.number()).unwrap_or(0);
         self.usage = Some(Usage {
             prompt: count(["prompt_tokens", "input_tokens"]),
             completion: count(["completion_tokens", "output_tokens"]),

@@ -172,7 +172,11 @@ impl Bootstrap {
         let delay = format!("{}s", proxy.retry_delay.as_secs_f64());
         let policies = [
             // The one replay after a refused token is an attempt, too.
-            ("reading", attempts.max(1), Some(json!({"base_interval": delay, "max_interval": delay}))),
+            (
+                "reading",
+                attempts.max(1),
+                Some(json!({"base_interval": delay, "max_interval": delay})),
+            ),
             ("generating", attempts + 1, None),
         ];
         for (name, num_retries, back_off) in policies {
@@ -206,7 +210,8 @@ impl Bootstrap {
         if let Some(alpn) = cluster.pointer_mut(alpn) {
             *alpn = json!(["http/1.1"]);
         }
-        if let Some(http) = cluster.pointer_mut(&format!("/{HTTP}")).and_then(Value::as_object_mut) {
+        if let Some(http) = cluster.pointer_mut(&format!("/{HTTP}")).and_then(Value::as_object_mut)
+        {
             http.remove("auto_config");
             let explicit = json!({"http_protocol_options": {}});
             http.insert("explicit_http_config".to_owned(), explicit);

@@ -59,13 +59,18 @@ impl Held {
             let _ = self.client.set(client);
         }
         // What cannot be changed must not leave.
-        let removed = request.strip.iter().all(|name| {
-            hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_ok()
-        });
+        let removed = request
+            .strip
+            .iter()
+            .all(|name| hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_ok());
         let replaced = request.set.iter().all(|(name, value)| {
             hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value)).is_ok()
         });
-        if marked.is_ok() && removed && replaced { Ok(step) } else { refused(Refusal::NOT_ADMITTED) }
+        if marked.is_ok() && removed && replaced {
+            Ok(step)
+        } else {
+            refused(Refusal::NOT_ADMITTED)
+        }
     }
 
     /// Judges a body that is buffered so far, for the sake of its model.

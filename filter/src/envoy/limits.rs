@@ -139,10 +139,7 @@ fn concurrent_key(id: &str) -> String {
 
 /// Changes a cell of the shared data as one step. `change` may be called several times. `None`: the
 /// host would not, or the other workers were quicker each time.
-fn exchange<T>(
-    key: &str,
-    change: impl Fn(Option<&[u8]>) -> (T, Option<Vec<u8>>),
-) -> Option<T> {
+fn exchange<T>(key: &str, change: impl Fn(Option<&[u8]>) -> (T, Option<Vec<u8>>)) -> Option<T> {
     for _ in 0..SWAPS {
         let (cell, number) = match hostcalls::get_shared_data(key) {
             Ok(found) => found,

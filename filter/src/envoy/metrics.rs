@@ -103,7 +103,9 @@ impl Metrics {
         metric
             .get_or_insert_with(|| {
                 let class = class + 1;
-                Metric::counter(&format!("torchbearer_requests_total;client={name};status={class}xx"))
+                Metric::counter(&format!(
+                    "torchbearer_requests_total;client={name};status={class}xx"
+                ))
             })
             .add(1);
     }
@@ -120,8 +122,7 @@ impl Metrics {
             models.dedup();
             models.len()
         };
-        let model =
-            if known(&model) || models < max_models { model } else { OTHER.to_owned() };
+        let model = if known(&model) || models < max_models { model } else { OTHER.to_owned() };
         let clients = tokens.iter().filter(|(_, known, _)| *known == model).count();
         let find = |tokens: &[(String, String, [Metric; 4])], client: &str| {
             tokens.iter().find(|(c, m, _)| c == client && *m == model).map(|(_, _, kinds)| *kinds)

@@ -39,7 +39,8 @@ fn decided(keys: Keys<'_>, headers: &[(&str, &str)], local: &str) -> String {
         map.retain(|(known, _)| !name.starts_with(':') || known != name);
         map.push(((*name).to_owned(), value.as_bytes().to_vec()));
     }
-    match decide(keys, &Request::read(&map, &Policy::default()), 1000, &Peer { local, names: &[] }) {
+    match decide(keys, &Request::read(&map, &Policy::default()), 1000, &Peer { local, names: &[] })
+    {
         Decision::Admit(None) => "anybody".to_owned(),
         Decision::Admit(Some(client)) => client.id.as_str().to_owned(),
         Decision::Refuse(refusal) => refusal.status.to_string(),
@@ -134,7 +135,12 @@ fn a_verified_certificate_admits_its_client() {
             (":path".to_owned(), path.as_bytes().to_vec()),
             ("x-proxy-api-key".to_owned(), header.as_bytes().to_vec()),
         ];
-        match decide(keys, &Request::read(&map, &Policy::default()), 0, &Peer { local: "10.0.0.1:1", names }) {
+        match decide(
+            keys,
+            &Request::read(&map, &Policy::default()),
+            0,
+            &Peer { local: "10.0.0.1:1", names },
+        ) {
             Decision::Admit(client) => client.map(|client| client.id.as_str().to_owned()),
             Decision::Refuse(refusal) => Some(refusal.status.to_string()),
             Decision::AwaitBundle => None,

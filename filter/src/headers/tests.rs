@@ -151,8 +151,7 @@ fn a_websocket_keeps_its_handshake_and_loses_its_key() {
     for (connection, upgrade) in
         [("upgrade", "h2c"), ("close", "websocket"), ("keep-alive", "websocket, h2c")]
     {
-        let headers =
-            map(&[(":method", "GET"), ("connection", connection), ("upgrade", upgrade)]);
+        let headers = map(&[(":method", "GET"), ("connection", connection), ("upgrade", upgrade)]);
         let request = Request::read(&headers, &Policy::default());
         assert!(!request.is_websocket);
         assert!(request.strip.contains(&"upgrade") && request.strip.contains(&"connection"));

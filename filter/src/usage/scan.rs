@@ -58,7 +58,8 @@ impl Scanner {
             if self.place == (Place::String { name: false }) && !self.keeps {
                 // Most of an answer is text that nobody looks at.
                 let end = chunk.iter().position(|byte| matches!(byte, b'"' | b'\\'));
-                let (_, from) = chunk.split_at_checked(end.unwrap_or(chunk.len())).unwrap_or_default();
+                let (_, from) =
+                    chunk.split_at_checked(end.unwrap_or(chunk.len())).unwrap_or_default();
                 let Some((byte, rest)) = from.split_first() else { return };
                 self.step(*byte, found);
                 chunk = rest;

@@ -93,7 +93,8 @@ fn what_is_not_at_its_place_is_not_usage() {
 
 #[test]
 fn a_value_that_is_too_long_is_not_kept() {
-    let long = format!(r#"{{"usage":{{"x":"{}","prompt_tokens":1}},"model":"m"}}"#, "x".repeat(5000));
+    let long =
+        format!(r#"{{"usage":{{"x":"{}","prompt_tokens":1}},"model":"m"}}"#, "x".repeat(5000));
     assert_eq!(counted(JSON, [long.as_bytes()]), None);
 }
 
@@ -105,7 +106,8 @@ fn only_readable_successes_are_counted() {
     for status in [101, 304, 400, 403, 500] {
         assert!(Counter::of(status, JSON, false).is_none(), "{status}");
     }
-    for content_type in ["", "text/plain", "application/jsonx", "audio/mpeg", "application/json-seq"]
+    for content_type in
+        ["", "text/plain", "application/jsonx", "audio/mpeg", "application/json-seq"]
     {
         assert!(Counter::of(200, content_type.as_bytes(), false).is_none(), "{content_type}");
     }

@@ -157,8 +157,7 @@ fn without_attempts_only_a_refused_token_is_tried_again() {
 
 #[test]
 fn a_websocket_has_a_route_and_a_cluster_of_its_own() {
-    let proxy =
-        Proxy { websocket_paths: vec!["/v1/realtime".to_owned()], ..Proxy::default() };
+    let proxy = Proxy { websocket_paths: vec!["/v1/realtime".to_owned()], ..Proxy::default() };
     let bootstrap = with_proxy(&proxy);
     let first = bootstrap.pointer(&format!("{ROUTES}/0")).unwrap();
     assert_eq!(first["match"]["prefix"], "/v1/realtime");
