@@ -5,12 +5,14 @@
 //! a test fails.
 
 mod artefacts;
+mod canary;
 mod clock;
 mod process;
 mod raw;
 mod stack;
 
 pub use artefacts::{envoy_binary, filter_module, python, refresher_binary, webdriver};
+pub use canary::Canaries;
 pub use clock::{Stopwatch, eventually, unix_now};
 pub use process::{Keyboard, Process, allow_open_files};
 pub use raw::{Answer, http_client, raw_request, unix_request};

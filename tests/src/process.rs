@@ -64,7 +64,7 @@ impl Process {
     }
 
     /// Starts a program on a terminal of its own. What the terminal shows, what is typed included,
-    /// goes to `NAME.log` in `dir`.
+    /// goes to `NAME.screen` in `dir`.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl Process {
         let path = ptsname(&keyboard, Vec::new())?;
         let terminal =
             File::options().read(true).write(true).open(OsStr::from_bytes(path.to_bytes()))?;
-        let log = dir.join(format!("{name}.log"));
+        let log = dir.join(format!("{name}.screen"));
         let mut file = File::options().create(true).append(true).open(&log)?;
         let child = command
             .stdin(terminal.try_clone()?)
@@ -124,6 +124,19 @@ impl Process {
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Its resident memory in KiB.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run any more.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let id = self.child.id().with_context(|| format!("{} has ended", self.name))?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.context("the system does not tell resident memory")
     }
 
     /// Sends a signal.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use filter::client::ClientKey;
 use filter::verdict::Rule;
 use refresher::bootstrap;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::artefacts::{envoy_binary, filter_module, refresher_binary};
+use crate::canary::Canaries;
 use crate::clock::eventually;
 use crate::process::Process;
 use crate::raw::{Answer, http_client, raw_request, unix_request};
@@ -40,8 +41,8 @@ pub struct Plan {
     pub proxy: Proxy,
     /// Lines for the refresher's configuration file.
     pub settings: String,
-    /// Envoy's log level.
-    pub envoy_log: &'static str,
+    /// The level of what the filter and the refresher log.
+    pub log: &'static str,
     /// Whether the programs' logs are kept to themselves at the end.
     pub quiet: bool,
 }
@@ -58,7 +59,7 @@ impl Default for Plan {
             workers: 2,
             proxy: Proxy::default(),
             settings: String::new(),
-            envoy_log: "info",
+            log: "trace",
             quiet: false,
         }
     }
@@ -189,7 +190,8 @@ upstream = "{url}"
     /// When it has not been built.
     pub fn refresher_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Process::command(refresher_binary()?);
-        command.env("HOME", self.dir()).arg("--config").arg(self.dir().join("config.toml"));
+        command.env("HOME", self.dir()).env("LOG_LEVEL", self.plan.log);
+        command.arg("--config").arg(self.dir().join("config.toml"));
         command.args(arguments);
         Ok(command)
     }
@@ -279,7 +281,8 @@ upstream = "{url}"
         let mut command = Process::command(envoy_binary()?);
         command.arg("-c").arg(file).arg("--use-dynamic-base-id");
         command.args(["--concurrency", &self.plan.workers.to_string()]);
-        command.args(["-l", self.plan.envoy_log]);
+        // Of Envoy's own components, those that deal with requests print headers at such a level.
+        command.args(["-l", "info", "--component-log-level", &format!("wasm:{}", self.plan.log)]);
         let mut envoy = self.launch("envoy", &mut command)?;
         let listening = eventually(START, async || {
             if envoy.ended().is_some() {
@@ -371,6 +374,52 @@ upstream = "{url}"
     /// When it was stopped before.
     pub fn take_envoy(&mut self) -> Result<Process> {
         self.envoy.take().context("Envoy was stopped")
+    }
+}
+
+/// Where secrets belong: grants and other programs' logins, what a terminal shows of what is typed
+/// there, and the browser's own profile.
+fn holds_secrets(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    ["grants", "profile"].contains(&name) || name.ends_with(".screen")
+}
+
+impl Stack {
+    /// What must hold after every test: nothing shows a secret, and nothing reached the API without
+    /// exactly one bearer, the account's.
+    ///
+    /// # Errors
+    ///
+    /// When it does not hold.
+    pub fn audit(&self) -> Result<()> {
+        let keys: Vec<_> = self.plan.client_keys.iter().map(|(_, key)| (*key).to_owned()).collect();
+        let canaries = Canaries::new(&self.provider().secrets(), &keys)?;
+        canaries.clear_files(self.dir(), &holds_secrets)?;
+        canaries.clear_arguments()?;
+        let dumps = ["/config_dump", "/stats", "/stats/prometheus", "/clusters", "/listeners"];
+        canaries.clear_answers(&self.admin_socket(), &dumps)?;
+        canaries.clear_answers(&self.socket(), &["/health", "/ready"])?;
+        for request in self.provider().requests() {
+            let [bearer] = request.authorization.as_slice() else {
+                bail!("{} authorizations reached the API", request.authorization.len());
+            };
+            ensure!(bearer != "invalid", "a foreign authorization reached the API");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Err(reason) = self.audit() {
+            #[expect(clippy::panic, reason = "the way to fail a test that has ended well so far")]
+            {
+                panic!("{reason:#}");
+            }
+        }
     }
 }
 

@@ -113,7 +113,7 @@ impl State {
             let denied = [("error", "access_denied"), ("state", state.as_str())];
             return Some(answer(&redirect_uri, issuer, &denied));
         }
-        let code = self.entropy.opaque();
+        let code = self.secret();
         let expires_ms = now_ms + CODE_LIFE_MS;
         self.codes.insert(code.clone(), Code { consent, expires_ms, family: None });
         Some(answer(&redirect_uri, issuer, &[("code", &code), ("state", &state)]))

@@ -31,6 +31,12 @@ impl Control {
         self.0.look(|state, _| state.logs.summary)
     }
 
+    /// Tokens, codes and verifiers that were given out or presented, the latest last; at most
+    /// [`KEPT_ENTRIES`](crate::KEPT_ENTRIES).
+    pub fn secrets(&self) -> Vec<String> {
+        self.0.look(|state, _| state.secrets())
+    }
+
     /// Empties both logs and sets the counts to 0. Grants, tokens and faults stay.
     pub fn clear(&self) {
         self.0.change(|state, _| state.logs.clear());

@@ -59,7 +59,7 @@ impl State {
             return Err(Refusal::InvalidClient("client_id is not registered"));
         }
         let scope = Self::grantable_scope(scope).ok_or(Refusal::InvalidScope)?;
-        let (device_code, user_code) = (self.entropy.opaque(), user_code(self.entropy.bytes()));
+        let (device_code, user_code) = (self.secret(), user_code(self.entropy.bytes()));
         let decision =
             if self.options.approve_device { Decision::Approved } else { Decision::Pending };
         let number = self.devices.last_key_value().map_or(0, |(last, _)| *last) + 1;

@@ -4,14 +4,14 @@
 //! One login makes a family. A family has any number of access tokens and one refresh token that
 //! is good; the others are spent, and to present one of those revokes the family.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::Options;
 use crate::authorization::{Code, Consent};
 use crate::device::Device;
 use crate::digest::Entropy;
 use crate::fault::{Fault, Target};
-use crate::log::Logs;
+use crate::log::{KEPT_ENTRIES, Logs};
 
 /// Scopes that a client may ask for; a request without `scope` asks for all.
 pub(crate) const SCOPES: [&str; 6] =
@@ -26,6 +26,7 @@ pub(crate) struct State {
     pub(crate) consents: HashMap<String, Consent>,
     pub(crate) codes: HashMap<String, Code>,
     pub(crate) devices: BTreeMap<u64, Device>,
+    secrets: VecDeque<String>,
     families: BTreeMap<u64, Family>,
     refresh_tokens: HashMap<String, RefreshToken>,
     access_tokens: HashMap<String, AccessToken>,
@@ -86,6 +87,7 @@ impl State {
             consents: HashMap::new(),
             codes: HashMap::new(),
             devices: BTreeMap::new(),
+            secrets: VecDeque::new(),
             families: BTreeMap::new(),
             refresh_tokens: HashMap::new(),
             access_tokens: HashMap::new(),
@@ -109,6 +111,26 @@ impl State {
     pub(crate) fn grantable_scope(asked: Option<&str>) -> Option<String> {
         let Some(asked) = asked else { return Some(SCOPES.join(" ")) };
         asked.split(' ').all(|scope| SCOPES.contains(&scope)).then(|| asked.to_owned())
+    }
+
+    /// A fresh secret, which is remembered.
+    pub(crate) fn secret(&mut self) -> String {
+        let secret = self.entropy.opaque();
+        self.remember(&secret);
+        secret
+    }
+
+    /// Remembers a secret, for those who look whether it is shown anywhere.
+    pub(crate) fn remember(&mut self, secret: &str) {
+        if self.secrets.len() == KEPT_ENTRIES {
+            self.secrets.pop_front();
+        }
+        self.secrets.push_back(secret.to_owned());
+    }
+
+    /// The secrets that were given out or presented, the latest last.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.secrets.iter().cloned().collect()
     }
 
     /// Starts a family and issues its first tokens. There is a refresh token only with the scope
@@ -157,7 +179,7 @@ impl State {
     }
 
     fn fresh_refresh_token(&mut self, family: u64) -> String {
-        let token = self.entropy.opaque();
+        let token = self.secret();
         self.refresh_tokens.insert(token.clone(), RefreshToken { family, spent: false });
         token
     }

@@ -128,6 +128,7 @@ fn decide(
                 let reason = "code_verifier has 43 to 128 unreserved characters";
                 return Err(Refusal::InvalidRequest(reason));
             }
+            state.remember(verifier);
             state.redeem_code(code, redirect_uri, verifier, now_ms)
         }
         "refresh_token" => {
@@ -161,8 +162,10 @@ pub(crate) fn signed(shared: &Shared, issued: Issued) -> Value {
         jti: issued.jti,
         scope: issued.scope.clone(),
     };
+    let access_token = shared.key.sign("at+jwt", &claims);
+    shared.change(|state, _| state.remember(&access_token));
     let mut answer = json!({
-        "access_token": shared.key.sign("at+jwt", &claims),
+        "access_token": access_token,
         "token_type": "Bearer",
         "expires_in": exp - iat,
         "scope": issued.scope,

@@ -8,6 +8,7 @@ mod clients;
 mod closed;
 mod headers;
 mod keys;
+mod load;
 mod login;
 mod secrets;
 mod socket;

@@ -87,7 +87,8 @@ async fn run() -> Result<Report> {
     };
     let settings = "[rotation]\nspacing = 1\n".to_owned();
     let mut stack =
-        Stack::start(Plan { provider, settings, quiet: true, ..Plan::default() }).await?;
+        Stack::start(Plan { provider, settings, log: "info", quiet: true, ..Plan::default() })
+            .await?;
     let mut traffic = Traffic::start(&stack);
     let mut faults = Faults::new(SmallRng::seed_from_u64(seed));
     let mut memory = Memory::default();

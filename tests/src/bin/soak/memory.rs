@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use tests::{Process, Stack};
+use anyhow::Result;
+use tests::Stack;
 
 /// Samples of one program: seconds and KiB.
 #[derive(Debug, Default)]
@@ -19,8 +19,8 @@ pub struct Memory {
 impl Memory {
     /// Takes a sample of each.
     pub fn sample(&mut self, stack: &Stack, elapsed: Duration) -> Result<()> {
-        self.refresher.0.push((elapsed.as_secs_f64(), resident_kib(stack.refresher()?)?));
-        self.envoy.0.push((elapsed.as_secs_f64(), resident_kib(stack.envoy()?)?));
+        self.refresher.0.push((elapsed.as_secs_f64(), stack.refresher()?.resident_kib()? as f64));
+        self.envoy.0.push((elapsed.as_secs_f64(), stack.envoy()?.resident_kib()? as f64));
         Ok(())
     }
 }
@@ -48,12 +48,4 @@ impl Series {
         let last = self.0.last().map_or(0.0, |sample| sample.0);
         self.slope_kib_per_hour() * (last - first) / 3600.0
     }
-}
-
-fn resident_kib(process: &Process) -> Result<f64> {
-    let id = process.id().context("a program has ended")?;
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    kib.context("the system does not tell resident memory")
 }
