@@ -1,9 +1,10 @@
 """Uses the OpenAI SDK as its users do and prints what it saw as one JSON object.
 
-    openai_sdk.py BASE_URL API_KEY CASE
+    OPENAI_API_KEY=… openai_sdk.py BASE_URL CASE
 """
 
 import json
+import os
 import sys
 
 import openai
@@ -89,7 +90,8 @@ CASES = [models, chat, chat_stream, responses, responses_stream, error]
 
 
 def main():
-    base_url, api_key, name = sys.argv[1:]
+    base_url, name = sys.argv[1:]
+    api_key = os.environ["OPENAI_API_KEY"]
     cases = {case.__name__: case for case in CASES}
     # A retry would hide an answer that should not have come.
     with openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=30) as client:

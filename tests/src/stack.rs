@@ -190,14 +190,13 @@ upstream = "{url}"
     /// When it has not been built.
     pub fn refresher_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Process::command(refresher_binary()?);
-        command.env("HOME", self.dir()).env("LOG_LEVEL", self.plan.log);
-        command.arg("--config").arg(self.dir().join("config.toml"));
+        command.env("HOME", self.dir()).arg("--config").arg(self.dir().join("config.toml"));
         command.args(arguments);
         Ok(command)
     }
 
     fn launch(&self, name: &str, command: &mut Command) -> Result<Process> {
-        let process = Process::start(name, self.dir(), command)?;
+        let process = Process::start(name, self.dir(), command.env("LOG_LEVEL", self.plan.log))?;
         Ok(if self.plan.quiet { process.quiet() } else { process })
     }
 
@@ -381,7 +380,7 @@ upstream = "{url}"
 /// there, and the browser's own profile.
 fn holds_secrets(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    ["grants", "profile"].contains(&name) || name.ends_with(".screen")
+    ["grants", "chromium"].contains(&name) || name.ends_with(".screen")
 }
 
 impl Stack {

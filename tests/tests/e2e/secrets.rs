@@ -18,7 +18,7 @@ const WRONG: &str = "canary-wrong-key-9876543210";
 
 #[tokio::test]
 async fn no_answer_shows_a_secret() -> Result<()> {
-    let client_keys = vec![("alice", KEY), ("bob", WRONG)];
+    let client_keys = [("alice", KEY), ("bob", WRONG)];
     let plan = Plan { client_keys: vec![("alice", KEY)], ..Plan::default() };
     let stack = Stack::start(plan).await?;
     let mut answers = Vec::new();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use filter::client::Digest;
 use simulator::{DeadToken, Fault, Options, Target};
 use tests::{Plan, Stack, allow_open_files, eventually, unix_request};
 
@@ -114,7 +115,10 @@ async fn t14_a_dead_token_is_replaced_once_and_the_request_replayed_once() -> Re
         stack.provider().clear();
         let refreshes = stack.provider().summary().refreshes;
         let prompt = "x".repeat(900_000);
-        let answer = stack.client.post(stack.url(CHAT)).json(&chat(&prompt)).send().await?;
+        let body = serde_json::to_vec(&chat(&prompt))?;
+        let sent = Digest::of(&body).to_string();
+        let post = stack.client.post(stack.url(CHAT)).header("content-type", "application/json");
+        let answer = post.body(body).send().await?;
         assert_eq!(answer.status(), 200, "{dead:?}");
         assert!(answer.headers().keys().all(|name| !name.as_str().starts_with("x-torchbearer")));
         let requests = stack.provider().requests();
@@ -122,7 +126,8 @@ async fn t14_a_dead_token_is_replaced_once_and_the_request_replayed_once() -> Re
             panic!("{dead:?}: {} attempts", requests.len());
         };
         assert!(refused.refused && !replayed.refused, "{dead:?}");
-        assert_eq!(refused.body_sha256, replayed.body_sha256, "{dead:?}");
+        // The API may refuse before it has read all of it.
+        assert_eq!(replayed.body_sha256, sent, "{dead:?}");
         assert_ne!(refused.jti, replayed.jti, "{dead:?}");
         assert_eq!(replayed.authorization.len(), 1, "{dead:?}");
         assert_eq!(stack.provider().summary().refreshes, refreshes + 1, "{dead:?}");

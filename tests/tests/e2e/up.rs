@@ -74,7 +74,7 @@ impl Up {
 
     /// The same with a log of its own, where it is not the first.
     async fn start_as(name: &str, stack: &Stack, command: &mut Command) -> Result<Self> {
-        let mut process = Process::start(name, stack.dir(), command)?;
+        let mut process = Process::start(name, stack.dir(), command.env("LOG_LEVEL", "trace"))?;
         let base = |line: &str| {
             let (_, rest) = line.split_once("listening on http://")?;
             rest.split_once("/v1")?.0.parse().ok()
