@@ -87,6 +87,11 @@ soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=
 	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/debug/soak \
 	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
+.PHONY: bench
+bench: build envoy ## Measure what only a run can show; writes target/bench/results.json
+	@cargo build --quiet --package tests --bin bench
+	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/debug/bench
+
 .PHONY: lint
 lint: toolchain ## Check format, lints, documentation and dependencies, each as an error
 	cargo fmt --all --check
