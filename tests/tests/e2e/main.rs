@@ -4,6 +4,7 @@
 
 #![cfg(test)]
 
+mod certificates;
 mod clients;
 mod closed;
 mod headers;
