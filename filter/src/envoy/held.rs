@@ -18,6 +18,9 @@ use crate::refusal::Refusal;
 /// How long the gate waits for the first bundle where no `bearer` section says otherwise.
 const GATE_WAIT: Duration = Duration::from_secs(2);
 
+/// Filter state for the access log: the code of the answer that the filter gave itself.
+const REFUSAL: &str = "torchbearer.refusal";
+
 /// The request phase of a stream, which may have to wait and be resumed by a root context.
 pub struct Held {
     id: u32,
@@ -192,6 +195,7 @@ impl Held {
     fn refuse(&self, refusal: Refusal) {
         self.phase.set(Phase::Answered);
         self.plugin.metrics.refused(refusal.code);
+        let _ = hostcalls::set_property(vec![REFUSAL], Some(refusal.code.as_bytes()));
         let headers = refusal.headers();
         let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let body = refusal.body();

@@ -120,14 +120,21 @@ async fn a_client_is_known_by_the_name_in_its_verified_certificate() -> Result<(
     assert_eq!(served.len(), 2);
     assert!(served.iter().all(|request| request.jti.is_some()));
 
+    let expected = [
+        "\"batch\" null",
+        "\"host\" null",
+        "null \"invalid_client_key\"",
+        "null \"path_not_allowed\"",
+    ];
     let logged = async || {
         let log = stack.envoy().ok()?.log();
         let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let served = entries.filter(|entry| entry["status"] == 200);
-        let mut clients: Vec<_> = served.map(|entry| entry["client"].clone()).collect();
-        clients.sort_by_key(Value::to_string);
-        (clients == ["batch", "host"]).then_some(())
+        let seen = entries.map(|entry| [&entry["client"], &entry["refusal"]].map(Value::to_string));
+        let mut seen: Vec<_> = seen.map(|seen| seen.join(" ")).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        (seen == expected).then_some(())
     };
     let limit = std::time::Duration::from_secs(20);
-    eventually(limit, logged).await.context("the access log names both clients")
+    eventually(limit, logged).await.context("the access log names clients and refusals")
 }
