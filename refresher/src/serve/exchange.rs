@@ -12,7 +12,6 @@ use crate::oauth::answer::{self, Answer, Granted, Response};
 use crate::oauth::request::{self, Request};
 use crate::provider::Provider;
 use crate::rotation::{Failure, UNANSWERED_MS};
-use crate::secret::Fingerprint;
 use crate::store::{Error, Grant, Intent, Lock, Reservation, Store, TokenRecord, Verdict};
 use crate::{chain, http};
 
@@ -128,8 +127,7 @@ fn agree(
 }
 
 async fn spend(lock: &Lock<'_>, store: &Store, terms: &Terms, grant: Grant) -> Conclusion {
-    let fingerprint = grant.refresh_token.fingerprint();
-    let earlier = match store.intent(&fingerprint) {
+    let earlier = match store.intent(&grant) {
         Ok(earlier) => earlier,
         Err(error) => return stuck("storage", error, store, &grant),
     };
@@ -144,7 +142,7 @@ async fn spend(lock: &Lock<'_>, store: &Store, terms: &Terms, grant: Grant) -> C
     // An earlier note keeps its time: what a provider forgives, it counts from the first use.
     let noted = match &earlier {
         Some(_) => lock.reserve(),
-        None => prepare(lock, fingerprint, now),
+        None => prepare(lock, &grant, now),
     };
     let reservation = match noted {
         Ok(reservation) => reservation,
@@ -225,9 +223,9 @@ fn is_too_late(intent: &Intent, now: Now) -> bool {
     now.unix().saturating_sub(intent.at).saturating_mul(1000) > UNANSWERED_MS
 }
 
-fn prepare(lock: &Lock<'_>, fingerprint: Fingerprint, now: Now) -> Result<Reservation, Error> {
+fn prepare(lock: &Lock<'_>, grant: &Grant, now: Now) -> Result<Reservation, Error> {
     let reservation = lock.reserve()?;
-    lock.note(&Intent { fingerprint, at: now.unix() })?;
+    lock.note(&Intent::of(grant, now.unix()))?;
     Ok(reservation)
 }
 
@@ -293,7 +291,7 @@ fn failed(class: &str, retry_after_s: Option<u64>, unanswered: bool) -> Conclusi
 /// Nothing was sent; an earlier exchange may still be unanswered.
 fn stuck(class: &str, error: Error, store: &Store, grant: &Grant) -> Conclusion {
     tracing::error!(error = %chain::line(&error), "refresh not begun");
-    let earlier = store.intent(&grant.refresh_token.fingerprint());
+    let earlier = store.intent(grant);
     let unanswered = earlier.is_ok_and(|intent| intent.is_some());
     let failure = Failure { class: class.to_owned(), retry_after_s: None, unanswered };
     Conclusion::Failed { failure, grant: None, alarm: Some(error) }

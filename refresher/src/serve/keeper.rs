@@ -121,7 +121,7 @@ impl Keeper {
 
     fn tell_machine(&mut self, now: Now) {
         let facts = self.grant.as_ref().map(|grant| {
-            let intent = self.store.intent(&grant.refresh_token.fingerprint());
+            let intent = self.store.intent(grant);
             grant.facts(intent.is_ok_and(|intent| intent.is_some()), now)
         });
         let facts = facts.map(|facts| self.time(facts));

@@ -30,8 +30,25 @@ pub struct Lock<'a> {
 pub struct Intent {
     /// Which refresh token.
     pub fingerprint: Fingerprint,
+    /// The grant's generation. A provider may grant the same refresh token again: a note that a
+    /// crash has left behind is not about the grant that came of that exchange.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// Since when, in Unix seconds.
     pub at: u64,
+}
+
+impl Intent {
+    /// The intent to spend this grant's refresh token, at `at`, in Unix seconds.
+    pub fn of(grant: &Grant, at: u64) -> Self {
+        let fingerprint = grant.refresh_token.fingerprint();
+        Self { fingerprint, generation: Some(grant.generation), at }
+    }
+
+    fn is_about(&self, grant: &Grant) -> bool {
+        self.fingerprint == grant.refresh_token.fingerprint()
+            && self.generation.is_none_or(|generation| generation == grant.generation)
+    }
 }
 
 /// Room on the disk for the next grant.
@@ -103,16 +120,16 @@ impl Store {
         format!("{}.intent", self.name)
     }
 
-    /// The intent that is on disk, if it is about this refresh token. An unreadable one is none:
-    /// it was written whole, so it is not ours.
+    /// The intent that is on disk, if it is about this grant. An unreadable one is none: it was
+    /// written whole, so it is not ours.
     ///
     /// # Errors
     ///
     /// When the file cannot be read safely.
-    pub fn intent(&self, fingerprint: &Fingerprint) -> Result<Option<Intent>, Error> {
+    pub fn intent(&self, grant: &Grant) -> Result<Option<Intent>, Error> {
         let bytes = file::read(&self.directory, &self.intent_name(), &self.path)?;
         let intent = bytes.and_then(|bytes| serde_json::from_slice::<Intent>(&bytes).ok());
-        Ok(intent.filter(|intent| intent.fingerprint == *fingerprint))
+        Ok(intent.filter(|intent| intent.is_about(grant)))
     }
 }
 
@@ -174,7 +191,7 @@ impl Lock<'_> {
     /// When a file cannot be read, or the draft cannot be put in place.
     pub fn recover(&self, stored: &Grant) -> Result<Option<Grant>, Error> {
         let Store { directory, path, name } = self.store;
-        if self.store.intent(&stored.refresh_token.fingerprint())?.is_none() {
+        if self.store.intent(stored)?.is_none() {
             return Ok(None);
         }
         let draft = file::draft_name(name);

@@ -156,15 +156,24 @@ async fn a_lock_is_held_by_one_and_waited_for_with_patience() {
 }
 
 #[tokio::test]
-async fn an_intent_is_about_one_refresh_token() {
+async fn an_intent_is_about_one_grant() {
     let place = Place::new();
     let store = place.open();
-    let (one, two) = (grant(1).refresh_token.fingerprint(), grant(2).refresh_token.fingerprint());
+    let (one, two) = (grant(1), grant(2));
+    // What a provider that does not replace refresh tokens makes of the first.
+    let mut successor = grant(1);
+    successor.generation = 2;
     assert_eq!(store.intent(&one).unwrap(), None);
     let lock = store.lock().await.unwrap();
-    let intent = Intent { fingerprint: one.clone(), at: 7 };
+    let intent = Intent::of(&one, 7);
     lock.note(&intent).unwrap();
-    assert_eq!(store.intent(&one).unwrap(), Some(intent));
+    assert_eq!(store.intent(&one).unwrap(), Some(intent.clone()));
+    assert_eq!(store.intent(&two).unwrap(), None);
+    assert_eq!(store.intent(&successor).unwrap(), None);
+    // A note of an earlier release names the refresh token only.
+    let old = Intent { generation: None, ..intent };
+    lock.note(&old).unwrap();
+    assert_eq!(store.intent(&successor).unwrap(), Some(old));
     assert_eq!(store.intent(&two).unwrap(), None);
     lock.forget().unwrap();
     lock.forget().unwrap();
@@ -223,8 +232,7 @@ async fn interrupted(place: &Place, draft: &[u8]) -> Store {
     {
         let lock = store.lock().await.unwrap();
         lock.save(&grant(1)).unwrap();
-        let fingerprint = grant(1).refresh_token.fingerprint();
-        lock.note(&Intent { fingerprint, at: 7 }).unwrap();
+        lock.note(&Intent::of(&grant(1), 7)).unwrap();
     }
     std::fs::write(store.path().with_file_name(".demo.default.json.new"), draft).unwrap();
     store

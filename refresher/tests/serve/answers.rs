@@ -20,8 +20,8 @@ async fn the_note_of_an_unanswered_exchange_keeps_its_time() {
     let failed =
         |health: &Value| health["oauth_refresh"]["refresh_failure_count"].as_u64() >= Some(2);
     peer.await_health(failed).await;
-    let fingerprint = world.stored().refresh_token.fingerprint();
-    assert_eq!(store.intent(&fingerprint).unwrap(), Some(Intent { fingerprint, at }));
+    let grant = world.stored();
+    assert_eq!(store.intent(&grant).unwrap(), Some(Intent::of(&grant, at)));
     world.control().clear_faults(None);
     peer.token_after(token.generation).await;
 }
@@ -172,6 +172,25 @@ async fn an_exchange_without_an_answer_is_tried_again_soon_or_never() {
             }
         }
     }
+}
+
+/// The crash fell between the successor's write and the removal of the note, at a provider that
+/// grants the same refresh token again.
+#[tokio::test]
+async fn the_note_of_an_exchange_whose_successor_is_stored_condemns_nothing() {
+    let world = World::logged_in(6).await;
+    let (mut grant, store) = (world.stored(), world.store());
+    let lock = store.lock().await.unwrap();
+    note(&lock, &world, grant.token.as_ref().unwrap().obtained_at - 3600);
+    grant.generation += 1;
+    lock.save(&grant).unwrap();
+    drop(lock);
+    let peer = world.serve().await;
+    peer.token_after(grant.generation).await;
+    let health = peer.get("/health").await.1;
+    assert_eq!(health["oauth_refresh"]["refresh_failure_count"], 0);
+    assert_eq!(world.stored().verdict, None);
+    world.assert_honest();
 }
 
 #[tokio::test]

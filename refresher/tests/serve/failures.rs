@@ -134,8 +134,7 @@ async fn what_passes_within_seconds_costs_one_exchange_and_no_failure() {
         let health = peer.get("/health").await.1;
         assert_eq!(health["oauth_refresh"]["refresh_failure_count"], 0);
         // The note of the exchange is gone.
-        let fingerprint = world.stored().refresh_token.fingerprint();
-        assert_eq!(world.store().intent(&fingerprint).unwrap(), None);
+        assert_eq!(world.store().intent(&world.stored()).unwrap(), None);
         world.assert_honest();
     }
 }

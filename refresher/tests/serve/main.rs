@@ -46,6 +46,5 @@ async fn join_all<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
 }
 
 fn note(lock: &Lock<'_>, world: &World, at: u64) {
-    let fingerprint = world.stored().refresh_token.fingerprint();
-    lock.note(&Intent { fingerprint, at }).unwrap();
+    lock.note(&Intent::of(&world.stored(), at)).unwrap();
 }
