@@ -95,7 +95,7 @@ impl Store {
                 let name = format!("{}.{credential}.json", config.provider.name);
                 let path = config.state_dir.join("grants");
                 file::create_private(&config.state_dir)?;
-                let directory = file::create_private(&path)?;
+                let directory = file::create_private_within(&path)?;
                 Ok(Self { directory, path: path.join(&name), name })
             }
         }

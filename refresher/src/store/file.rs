@@ -35,12 +35,23 @@ fn refuse(path: &Path, found: &'static str, accepted: &'static str) -> Error {
     Error::Unsafe { path: path.to_owned(), found, accepted }
 }
 
-/// Opens a directory of ours, creates it where there is none, and makes it 0700.
+/// Opens a directory of ours, creates it where there is none, and makes it 0700. Its path may be
+/// the user's own link.
 pub(super) fn create_private(path: &Path) -> Result<OwnedFd, Error> {
+    create_private_with(path, OFlags::empty())
+}
+
+/// The same within a directory of ours, where a link can only have come while that was open to
+/// others.
+pub(super) fn create_private_within(path: &Path) -> Result<OwnedFd, Error> {
+    create_private_with(path, OFlags::NOFOLLOW)
+}
+
+fn create_private_with(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| {
         Error::Io { operation: "create the directory", path: path.to_owned(), source }
     })?;
-    let directory = open_directory(path)?;
+    let directory = open_directory(path, flags)?;
     if others_can(&directory, 0o077, path)? {
         tracing::warn!(path = %path.display(), "directory was open to others; now 0700");
         fs::fchmod(&directory, Mode::RWXU).map_err(|errno| io("make it 0700", path, errno))?;
@@ -50,7 +61,7 @@ pub(super) fn create_private(path: &Path) -> Result<OwnedFd, Error> {
 
 /// Opens a directory that is the user's: others may look, but not write.
 pub(super) fn open_foreign(path: &Path) -> Result<OwnedFd, Error> {
-    let directory = open_directory(path)?;
+    let directory = open_directory(path, OFlags::empty())?;
     if others_can(&directory, 0o022, path)? {
         let accepted = "a directory that only its owner can write to (chmod go-w)";
         return Err(refuse(path, "others can write to this directory", accepted));
@@ -58,9 +69,16 @@ pub(super) fn open_foreign(path: &Path) -> Result<OwnedFd, Error> {
     Ok(directory)
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::open(path, flags, Mode::empty()).map_err(|errno| io("open the directory", path, errno))
+fn open_directory(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
+    let no_link = flags.contains(OFlags::NOFOLLOW);
+    let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        // Of a link that is not to be followed, Linux says that it is no directory.
+        Errno::LOOP | Errno::NOTDIR if no_link => {
+            refuse(path, "a symbolic link or a file", "a directory")
+        }
+        errno => io("open the directory", path, errno),
+    })
 }
 
 fn others_can(directory: &OwnedFd, mask: u32, path: &Path) -> Result<bool, Error> {

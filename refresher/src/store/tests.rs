@@ -108,6 +108,41 @@ fn nothing_but_a_regular_file_is_opened() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_grants_is_not_followed() {
+    let place = Place::new();
+    let elsewhere = place.directory.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::set_permissions(&elsewhere, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(&place.config.state_dir).unwrap();
+    symlink(&elsewhere, place.config.state_dir.join("grants")).unwrap();
+    let error = Store::open(&place.config, "default").unwrap_err();
+    assert!(matches!(error, Error::Unsafe { accepted: "a directory", .. }), "{error}");
+    assert_eq!(mode(&elsewhere), 0o755);
+    // A state directory that is the user's own link is the user's affair.
+    std::fs::rename(&place.config.state_dir, place.directory.path().join("disk")).unwrap();
+    std::fs::remove_file(place.directory.path().join("disk/grants")).unwrap();
+    symlink("disk", &place.config.state_dir).unwrap();
+    assert!(place.open().load(0).unwrap().is_none());
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_refused() {
+    let place = Place::new();
+    let store = place.with("{}");
+    let parent = store.path().parent().unwrap();
+    // Only root can give a file away; anybody else has nothing of another user to show.
+    if std::os::unix::fs::chown(store.path(), Some(65_534), None).is_err() {
+        return;
+    }
+    let error = store.load(0).unwrap_err();
+    assert!(matches!(error, Error::Unsafe { found: "somebody else's file", .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(store.path()).unwrap(), "{}");
+    std::os::unix::fs::chown(parent, Some(65_534), None).unwrap();
+    let error = Store::open(&place.config, "default").unwrap_err();
+    assert!(matches!(error, Error::Unsafe { found: "somebody else's directory", .. }), "{error}");
+}
+
+#[test]
 fn a_corrupt_file_is_moved_aside_and_not_lost() {
     let place = Place::new();
     for (at, content) in ["", "{", "[]", "{}", "\0\0\0", "{\"version\": 1}"].iter().enumerate() {
