@@ -218,9 +218,10 @@ async fn send(request: &Request, terms: &Terms) -> Sent {
     }
 }
 
-/// Later than the time in which a provider may forgive a repeated use.
+/// Later than the time in which a provider may forgive a repeated use. A note from the future says
+/// that the clock has been set back, and so nothing of how long ago that was.
 fn is_too_late(intent: &Intent, now: Now) -> bool {
-    now.unix().saturating_sub(intent.at).saturating_mul(1000) > UNANSWERED_MS
+    now.unix().abs_diff(intent.at).saturating_mul(1000) > UNANSWERED_MS
 }
 
 fn prepare(lock: &Lock<'_>, grant: &Grant, now: Now) -> Result<Reservation, Error> {
