@@ -1,14 +1,17 @@
 //! Tokens that are rotated, rejected and published.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use filter::bundle::Credential;
 use refresher::config::Config;
+use refresher::login::device;
+use refresher::login::terminal::Display;
 use serde_json::json;
-use simulator::Options;
+use simulator::{Fault, Options};
 
-use super::harness::{Peer, World};
-use super::{age, join_all};
+use super::harness::{Peer, SOON, World};
+use super::{age, join_all, token_fault};
 
 #[tokio::test]
 async fn without_a_login_it_says_so_and_a_login_is_effective_at_once() {
@@ -90,6 +93,67 @@ async fn a_malformed_or_foreign_rejection_refreshes_nothing() {
     assert_eq!(peer.post("/v1/rejections", unknown.to_string()).await.0, 404);
     assert_eq!(peer.post("/v1/rejections", "x".repeat(70_000)).await.0, 413);
     assert_eq!(world.control().summary().refreshes, 0);
+}
+
+/// What is published of a credential.
+async fn published(peer: &Peer, name: &str) -> Option<Credential> {
+    peer.poll(0, 5).await?.credentials.get(name).cloned()
+}
+
+async fn generation(peer: &Peer, name: &str) -> Option<u64> {
+    match published(peer, name).await {
+        Some(Credential::Ready(token)) => Some(token.generation),
+        _ => None,
+    }
+}
+
+async fn log_in_as(world: &World, name: &str) {
+    let out = &mut std::io::sink();
+    device::login(&world.config, name, Display::Plain, out).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_credential_has_a_machine_of_its_own() {
+    let world = World::logged_in(3600).await;
+    log_in_as(&world, "bob").await;
+    let peer = world.serve().await;
+    let (ours, bobs) = (generation(&peer, "default").await, generation(&peer, "bob").await);
+    assert!(ours.is_some() && bobs.is_some() && ours != bobs);
+    let reject = async |name: &str, generation: Option<u64>| {
+        let body = json!({"credential": name, "generation": generation, "status": 401});
+        peer.post("/v1/rejections", body.to_string()).await.0
+    };
+    age().await;
+    assert_eq!(reject("bob", bobs).await, 200);
+    assert!(generation(&peer, "bob").await > bobs);
+    assert_eq!(generation(&peer, "default").await, ours);
+    assert_eq!(world.control().summary().refreshes, 1);
+    // One login's end is not the other's.
+    let dead = Fault {
+        status: Some(400),
+        body: Some("{\"error\": \"invalid_grant\"}".to_owned()),
+        count: Some(1),
+        ..token_fault()
+    };
+    world.control().set_fault(dead);
+    age().await;
+    let bobs = generation(&peer, "bob").await;
+    assert_eq!(reject("bob", bobs).await, 409);
+    assert_eq!(reject("default", ours).await, 200);
+    assert!(generation(&peer, "default").await > ours);
+    let health = peer.get("/health").await.1;
+    assert_eq!(health["credentials"]["bob"]["oauth_reauth_required"], true);
+    assert_eq!(health["credentials"]["default"]["oauth_reauth_required"], false);
+    // A new name is served without a restart.
+    assert_eq!(published(&peer, "carol").await, None);
+    log_in_as(&world, "carol").await;
+    let search = async {
+        while generation(&peer, "carol").await.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, search).await.expect("carol is served soon");
+    world.assert_honest();
 }
 
 fn sharing(world: &World, number: usize) -> Arc<Config> {
