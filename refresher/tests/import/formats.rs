@@ -1,5 +1,6 @@
 //! Files of other programs, and our own.
 
+use refresher::store::Verdict;
 use serde_json::{Value, json};
 use simulator::Options;
 
@@ -29,6 +30,26 @@ async fn a_login_goes_out_and_comes_back() {
     assert_eq!(simulator.control().summary().spent_twice, 0);
     for ended in [exported, imported] {
         assert!(!ended.err.contains(grant.refresh_token.expose()));
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_has_ended_or_is_of_another_provider_is_not_exported() {
+    let (simulator, place) = simulator(Options::default()).await;
+    import(&place, &[], &hermes(simulator.url(), &simulator.control().issue_grant())).await;
+    let mut dead = place.stored().unwrap();
+    let mut foreign = dead.clone();
+    dead.verdict = Some(Verdict { reason: "invalid_grant".to_owned(), at: now() });
+    foreign.issuer = Some("https://id.example".to_owned());
+    for (grant, code, said) in [
+        (dead, 3, "has ended (invalid_grant); log in again first"),
+        (foreign, 1, "is of another provider or client"),
+    ] {
+        place.store().lock().await.unwrap().save(&grant).unwrap();
+        let ended = run(&place, &["export"], b"", None).await;
+        assert_eq!(ended.code, Some(code), "{}", ended.err);
+        assert!(ended.err.contains(said), "{}", ended.err);
+        assert_eq!(ended.out, "");
     }
 }
 

@@ -7,7 +7,7 @@ use tests::{Process, Stack};
 use url::Url;
 
 use super::{
-    Attempt, SOON, assert_serves, codes_presented, decide, device_login, ended, provider,
+    Attempt, SOON, assert_serves, codes_presented, decide, device_login, ended, grant, provider,
     waiting_device,
 };
 
@@ -73,5 +73,23 @@ async fn a_device_login_draws_a_code_on_a_terminal_and_nowhere_else() -> Result<
     ensure!(stack.provider().approve_device(None), "no device waits");
     let output = ended(login, 0).await?;
     ensure!(!output.contains(['█', '\r', '\u{1b}']), "{output:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_export_is_not_shown_on_a_terminal_unless_forced() -> Result<()> {
+    let stack = provider(1).await?;
+    stack.login().await?;
+    let secret = grant(&stack)?["refresh_token"].as_str().context("no refresh token")?.to_owned();
+    let accepted = "accepted: a file or a pipe, or --force";
+    for (arguments, code, told) in
+        [(&["export"][..], 2, accepted), (&["export", "--force"], 0, secret.as_str())]
+    {
+        let command = stack.refresher_command(arguments)?;
+        let (mut export, _keyboard) = Process::start_on_terminal("export", stack.dir(), command)?;
+        export.printed(SOON, |line| line.contains(told).then_some(())).await?;
+        let output = ended(export, code).await?;
+        ensure!(code == 0 || !output.contains(&secret), "the secret is on the screen");
+    }
     Ok(())
 }
