@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use filter::client::Digest;
-use simulator::{DeadToken, Fault, Options, Target};
+use rustix::process::Signal;
+use simulator::{DeadToken, Fault, Mode, Options, Target};
 use tests::{Plan, Stack, allow_open_files, eventually, unix_request};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -103,6 +104,31 @@ async fn t02_a_provider_that_does_not_rotate_keeps_the_grant_good() -> Result<()
         assert_eq!(stack.client.get(stack.url("/v1/models")).send().await?.status(), 200);
         assert_eq!(stack.provider().summary().spent_twice, 0);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn t16_a_refresher_that_is_asked_to_end_finishes_and_persists_its_exchange() -> Result<()> {
+    let mut stack = Stack::start(Plan::default()).await?;
+    let old = token_in_use(&stack).await?;
+    // Granted at once, told late.
+    let slow = Fault { delay_ms: 1500, mode: Mode::After, ..Fault::new(Target::Token) };
+    stack.provider().set_fault(slow);
+    stack.provider().kill_access_token();
+    let request = tokio::spawn(stack.client.get(stack.url("/v1/models")).send());
+    stack.provider().wait_until(|provider| provider.summary().refreshes == 1).await;
+    let mut refresher = stack.take_refresher()?;
+    refresher.signal(Signal::TERM)?;
+    assert_eq!(refresher.wait(Duration::from_secs(20)).await?.code(), Some(0));
+    ensure!(refresher.log().contains("finishing the exchange under way"), "it came too late");
+    // Whoever waited for the new token is answered, if only by a refusal.
+    request.await??;
+    stack.provider().clear_faults(None);
+    stack.start_refresher().await?;
+    let token = eventually(Duration::from_secs(10), async || token_in_use(&stack).await.ok());
+    ensure!(token.await.context("a token")? != old);
+    let summary = stack.provider().summary();
+    assert_eq!((summary.refresh_requests, summary.spent_twice), (1, 0));
     Ok(())
 }
 
