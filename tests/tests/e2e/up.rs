@@ -1,6 +1,7 @@
 //! `refresher up` as a user starts it: what it refuses, what it serves, how it ends. And `status`.
 
 mod lifetime;
+mod provider;
 mod refusals;
 mod status;
 
