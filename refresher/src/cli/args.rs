@@ -36,6 +36,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(super) struct Common {
     /// The configuration file (TORCHBEARER_CONFIG)
     #[arg(long, global = true, value_name = "PATH")]
