@@ -4,6 +4,7 @@
 //! A token that is obtained and a wall clock that is wrong are the callers' matter; this module
 //! only knows how a file is read without being deceived and written without being torn.
 
+mod document;
 mod file;
 mod grant;
 mod lock;
@@ -11,6 +12,7 @@ mod lock;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+pub use document::{Document, DocumentLock};
 pub use file::Stamp;
 pub use grant::{Grant, TokenRecord, VERSION, Verdict};
 pub use lock::{Intent, Lock, PATIENCE, Reservation};

@@ -1,6 +1,7 @@
 //! Writing a grant: only with the lock in hand.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -16,7 +17,7 @@ use crate::secret::Fingerprint;
 pub const PATIENCE: Duration = Duration::from_secs(25);
 
 /// The pause between two looks at a lock that is taken.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// The lock of one credential's grant, shared by all processes; released when dropped.
 #[derive(Debug)]
@@ -102,14 +103,8 @@ impl Store {
     }
 
     fn try_lock(&self) -> Result<Option<Lock<'_>>, Error> {
-        let held = file::open_lock(&self.directory, &self.lock_name(), &self.path)?;
-        match flock(&held, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { store: self, _held: held })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => {
-                Err(Error::Io { operation: "lock", path: self.path.clone(), source: errno.into() })
-            }
-        }
+        let held = try_flock(&self.directory, &self.lock_name(), &self.path)?;
+        Ok(held.map(|held| Lock { store: self, _held: held }))
     }
 
     fn lock_name(&self) -> String {
@@ -232,6 +227,22 @@ impl Lock<'_> {
     /// When the note cannot be removed.
     pub fn forget(&self) -> Result<(), Error> {
         file::remove(&self.store.directory, &self.store.intent_name(), &self.store.path)
+    }
+}
+
+/// Takes the lock in this file if nobody has it.
+pub(super) fn try_flock(
+    directory: &OwnedFd,
+    name: &str,
+    path: &Path,
+) -> Result<Option<OwnedFd>, Error> {
+    let held = file::open_lock(directory, name, path)?;
+    match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(held)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => {
+            Err(Error::Io { operation: "lock", path: path.to_owned(), source: errno.into() })
+        }
     }
 }
 
