@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustix::time::{ClockId, clock_gettime};
+use zeroize::Zeroizing;
 
 /// What the boot-time clock shows at boot, in milliseconds: enough that a token obtained long
 /// before still has a positive time on it.
@@ -107,6 +108,17 @@ impl Share {
     pub fn times(self, whole: u64) -> u64 {
         (whole as f64 * self.0) as u64
     }
+}
+
+/// Draws 256 random bits, for a secret.
+///
+/// # Errors
+///
+/// Where the system has no randomness: then there is no secret.
+pub fn random_bits() -> Result<Zeroizing<[u8; 32]>, getrandom::Error> {
+    let mut bits = Zeroizing::new([0_u8; 32]);
+    getrandom::fill(bits.as_mut_slice())?;
+    Ok(bits)
 }
 
 /// Draws a share. Where the system has no randomness, one half: only the spread is lost.

@@ -1,6 +1,7 @@
 //! Settings: flags over environment over the TOML file over defaults, each parsed once into the
 //! type that the program works with. All bad settings are reported together.
 
+mod client;
 mod file;
 mod import;
 mod problem;
@@ -17,6 +18,7 @@ pub use import::Import;
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 
+use crate::keys::listing::Place;
 use crate::provider::Provider;
 use file::File;
 
@@ -34,8 +36,10 @@ pub struct Config {
     pub grant_file: Option<PathBuf>,
     /// Where `up` lets Envoy listen.
     pub listener: Listener,
-    /// Who may call.
+    /// Who may call, besides those whose keys are made by command.
     pub client_keys: Vec<ClientKey>,
+    /// Whether the last of them is that of `PROXY_API_KEY`.
+    pub api_key: bool,
     /// When the token is refreshed.
     pub rotation: Rotation,
     /// Where other programs keep their logins.
@@ -80,8 +84,21 @@ pub struct Envoy {
 /// The first port that `up` tries.
 pub const DEFAULT_PORT: u16 = 9996;
 
+/// The client whose key is `PROXY_API_KEY`.
+const API_KEY_CLIENT: &str = "default";
+
 /// The shortest client key for a listener that is not on loopback, in bytes.
 pub const MIN_KEY_BYTES: usize = 16;
+
+impl Config {
+    /// Where one of the client keys stands.
+    pub fn place_of(&self, key: &ClientKey) -> Place {
+        match self.client_keys.last() {
+            Some(last) if self.api_key && std::ptr::eq(last, key) => Place::Environment,
+            _ => Place::Configuration,
+        }
+    }
+}
 
 /// What the command line says; it overrides the environment.
 #[derive(Clone, Debug, Default)]
@@ -167,7 +184,7 @@ pub fn resolve(
     let mut problems = Problems::default();
     let mut file = file::read(document, &mut problems)?;
     let listener = listener(&file, overrides, env, &mut problems);
-    let client_keys = client_keys(&file, env, listener.host, &mut problems);
+    let (client_keys, api_key) = client_keys(&file, env, listener.host, &mut problems);
     let rotation = rotation(&file, env, &mut problems);
     let import = import::resolve(&file, env, &mut problems);
     let proxy = proxy::resolve(&mut file, env, &mut problems);
@@ -208,6 +225,7 @@ pub fn resolve(
             grant_file,
             listener,
             client_keys,
+            api_key,
             rotation,
             import,
             proxy,
@@ -237,34 +255,27 @@ fn listener(
     Listener { host: host.unwrap_or(default), port: port.unwrap_or(DEFAULT_PORT) }
 }
 
-/// Invariant: a listener that others can reach does not serve without client keys.
+/// The keys of the file and the environment, and whether the environment has one.
 fn client_keys(
     file: &File,
     env: Environment<'_>,
     host: IpAddr,
     problems: &mut Problems,
-) -> Vec<ClientKey> {
+) -> (Vec<ClientKey>, bool) {
     let mut keys = file.client_keys.clone();
-    if let Some(key) = text(env, "PROXY_API_KEY") {
-        if !host.is_loopback() && key.len() < MIN_KEY_BYTES {
-            problems.unaccepted(
-                "PROXY_API_KEY",
-                "too short for a listener that is not on loopback",
-                &format!("a key of at least {MIN_KEY_BYTES} characters"),
-            );
-        }
-        if let Ok(id) = "default".parse() {
-            keys.push(ClientKey::of_key(id, key.as_bytes()));
-        }
-    }
-    if !host.is_loopback() && keys.is_empty() {
+    let Some(key) = text(env, "PROXY_API_KEY") else {
+        return (keys, false);
+    };
+    if !host.is_loopback() && key.len() < MIN_KEY_BYTES {
         problems.unaccepted(
-            "client_keys",
-            &format!("empty, while the listener {host} is not on loopback"),
-            "a [client_keys] entry or PROXY_API_KEY, or a loopback address as host",
+            "PROXY_API_KEY",
+            "too short for a listener that is not on loopback",
+            &format!("a key of at least {MIN_KEY_BYTES} characters"),
         );
     }
-    keys
+    let id = API_KEY_CLIENT.parse();
+    keys.extend(id.ok().map(|id| ClientKey::of_key(id, key.as_bytes())));
+    (keys, true)
 }
 
 fn rotation(file: &File, env: Environment<'_>, problems: &mut Problems) -> Rotation {

@@ -3,7 +3,7 @@
 //!
 //! Decisions are plain functions over plain types: [`oauth`] builds requests and reads answers,
 //! [`rotation`] says when to spend a grant, [`schedule`] when that is due, [`config`] what a
-//! setting means. Time, randomness, sockets and files are met at the edge only: [`clock`],
+//! setting means, [`keys`] what a change of the client keys does. Time, randomness, sockets and files are met at the edge only: [`clock`],
 //! [`http`], [`store`], [`serve`], [`up`] and the interactive half of [`login`].
 
 pub mod bootstrap;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod export;
 pub mod http;
 pub mod import;
+pub mod keys;
 pub mod login;
 pub mod logout;
 pub mod oauth;

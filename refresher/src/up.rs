@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::keys::listing::State;
+use crate::keys::{KeyFile, Ring};
 use crate::status::{self, Report};
 use crate::{bootstrap, chain, clock, serve, store};
 use envoy::Program;
@@ -25,6 +27,14 @@ pub enum Error {
     LoginRequired {
         /// The provider's name.
         provider: String,
+    },
+    /// Whoever reaches the listener would use the account.
+    #[error(
+        "client_keys: empty, while the listener {host} is not on loopback; accepted: a key made with \"refresher keys add NAME\", a [client_keys] entry or PROXY_API_KEY, or a loopback address as host"
+    )]
+    ClientKeysRequired {
+        /// The listener's address.
+        host: std::net::IpAddr,
     },
     /// The filter module is not there.
     #[error(
@@ -81,6 +91,8 @@ pub async fn run(
     out: &mut impl Write,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    let client_keys = ClientKeys::count(&config, clock::now().unix());
+    client_keys.require(config.listener.host)?;
     require_login(&status::collect(&config).await?)?;
     let filter = filter(&config)?;
     let program = Program::find(config.envoy.bin.as_deref())?;
@@ -88,11 +100,55 @@ pub async fn run(
     let mut sidecar = serve::start(config.clone()).await?;
     let mut stop = std::pin::pin!(stop);
     let result = tokio::select! {
-        result = attend(&config, program, filter, out, stop.as_mut()) => result,
+        result = attend(&config, program, filter, client_keys, out, stop.as_mut()) => result,
         error = sidecar.failed() => Err(error.into()),
     };
     sidecar.stop().await;
     result
+}
+
+/// How many client keys there are at the start.
+#[derive(Clone, Copy, Debug)]
+struct ClientKeys {
+    required: bool,
+    usable: usize,
+}
+
+impl ClientKeys {
+    fn count(config: &Config, unix: u64) -> Self {
+        let stored = match KeyFile::find(&config.state_dir) {
+            Ok(None) => Ok(None),
+            Ok(Some(file)) => file.load(unix),
+            Err(error) => Err(error.into()),
+        };
+        let ring = stored.unwrap_or_else(|error| {
+            // To the sidecar neither, and it keeps the gate closed to them.
+            tracing::error!(error = %chain::line(&error), "the client keys cannot be read");
+            Some(Ring::default())
+        });
+        let stored = ring.iter().flat_map(Ring::entries).map(|entry| &entry.key);
+        let keys = config.client_keys.iter().chain(stored);
+        let usable = keys.filter(|key| State::of(key, unix) != State::Expired).count();
+        Self { required: ring.is_some() || !config.client_keys.is_empty(), usable }
+    }
+
+    /// Invariant: a listener that others can reach does not serve without client keys.
+    fn require(self, host: std::net::IpAddr) -> Result<(), Error> {
+        if self.usable > 0 || host.is_loopback() {
+            Ok(())
+        } else {
+            Err(Error::ClientKeysRequired { host })
+        }
+    }
+
+    fn line(self) -> String {
+        match self.usable {
+            0 if !self.required => "no client key needed on this machine".to_owned(),
+            0 => "a client key is required: refresher keys add NAME".to_owned(),
+            1 => "1 client key".to_owned(),
+            several => format!("{several} client keys"),
+        }
+    }
 }
 
 /// A token that is still valid serves to its end, but nobody should start with a dead grant.
@@ -129,6 +185,7 @@ async fn attend(
     config: &Config,
     program: Program,
     filter: PathBuf,
+    client_keys: ClientKeys,
     out: &mut impl Write,
     mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Error> {
@@ -170,11 +227,7 @@ async fn attend(
             }
         }
     };
-    let keys = match config.client_keys.len() {
-        0 => "no client key needed on this machine".to_owned(),
-        1 => "1 client key".to_owned(),
-        several => format!("{several} client keys"),
-    };
+    let keys = client_keys.line();
     // A terminal that is gone is no reason to stop serving.
     let upstream = config.provider.upstream.as_str().trim_end_matches('/');
     let _ = writeln!(out, "listening on http://{address}/v1 for {upstream} ({keys})");

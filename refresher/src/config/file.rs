@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use filter::client::{ClientKey, Proof};
+use filter::client::ClientKey;
 use toml::Table;
 
 use super::problem::Problems;
 use super::section::Section;
-use super::{Envoy, Error, proxy, value};
+use super::{Envoy, Error, client, proxy, value};
 use crate::provider::preset::Fields;
 
 /// The file's settings, each valid or absent.
@@ -47,21 +47,7 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     file.port = port.and_then(|port| u16::try_from(port).ok());
     listener.finish(problems);
 
-    const KEYS: &str = "client names with the SHA-256 of their keys, 64 hexadecimal digits";
-    for (name, digest) in root.map("client_keys", KEYS, problems).unwrap_or_default() {
-        match (name.parse(), digest.parse()) {
-            (Ok(id), Ok(sha256)) => {
-                file.client_keys.push(ClientKey::new(id, Proof::Key(sha256)));
-            }
-            (Err(error), _) => {
-                problems.unaccepted("client_keys", &format!("{name:?}"), &lines(&error))
-            }
-            // The value is not shown: it may be the key itself.
-            (_, Err(error)) => {
-                problems.unaccepted(&format!("client_keys.{name}"), "not a digest", &lines(&error));
-            }
-        }
-    }
+    file.client_keys = client::read(&mut root, problems);
 
     let mut rotation = root.section("rotation", problems);
     file.window_s =
@@ -130,10 +116,6 @@ fn provider(mut section: Section, problems: &mut Problems) -> Fields {
     };
     section.finish(problems);
     fields
-}
-
-fn lines(error: &dyn std::error::Error) -> String {
-    error.to_string()
 }
 
 fn syntax(document: &str, error: &toml::de::Error) -> Error {

@@ -3,9 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use filter::client::Digest;
 use toml::{Table, Value};
 
 use super::problem::Problems;
+use crate::import::moment;
 
 /// A table that is being read.
 pub(super) struct Section {
@@ -146,6 +148,59 @@ impl Section {
         pairs
     }
 
+    /// A table whose keys are the user's own, with values of any kind.
+    pub(super) fn entries(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Vec<(String, Value)> {
+        match self.take(key) {
+            None => Vec::new(),
+            Some(Value::Table(table)) => table.into_iter().collect(),
+            // Not shown: what was meant as a digest may be the key itself.
+            Some(_) => {
+                problems.unaccepted(&self.path(key), "of another shape", "a table");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether there is anything under a key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// A digest, which is not shown where it is refused: it may be the key itself.
+    pub(super) fn digest(
+        &mut self,
+        key: &'static str,
+        accepted: &str,
+        problems: &mut Problems,
+    ) -> Option<Digest> {
+        let digest = self.take(key)?.as_str().and_then(|text| text.parse().ok());
+        if digest.is_none() {
+            problems.unaccepted(&self.path(key), "not a digest", accepted);
+        }
+        digest
+    }
+
+    /// A moment in Unix seconds, stated as such or as a date-time.
+    pub(super) fn moment(&mut self, key: &'static str, problems: &mut Problems) -> Option<u64> {
+        let value = self.take(key)?;
+        let moment = match &value {
+            Value::Integer(unix) => u64::try_from(*unix).ok(),
+            // Without an offset it is no moment.
+            Value::Datetime(at) if at.offset.is_some() => moment::rfc3339(&at.to_string()),
+            _ => None,
+        };
+        if moment.is_none() {
+            const ACCEPTED: &str =
+                "a date-time with its offset, such as 2027-01-31T12:00:00Z, or Unix seconds";
+            self.refuse(key, &value, ACCEPTED, problems);
+        }
+        moment
+    }
+
     /// A table of settings; empty where the file has none.
     pub(super) fn section(&mut self, key: &'static str, problems: &mut Problems) -> Self {
         let path = self.path(key);
@@ -191,6 +246,7 @@ fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),
         Value::Integer(number) => number.to_string(),
+        Value::Datetime(at) => at.to_string(),
         other => format!("a {}", other.type_str()),
     }
 }

@@ -8,6 +8,9 @@ use crate::oauth::lifetime;
 /// From here on a number counts milliseconds: as seconds it would lie beyond the year 5000.
 const MILLISECONDS_FROM: u64 = 100_000_000_000;
 
+/// The end of the year 9999, in Unix seconds.
+const LAST: u64 = 253_402_300_799;
+
 /// Reads Unix seconds or milliseconds, as a number or in digits, or a time of RFC 3339.
 pub fn read(value: &Value) -> Option<u64> {
     let text = value.as_str().map(str::trim);
@@ -57,6 +60,24 @@ pub fn rfc3339(text: &str) -> Option<u64> {
         - 1;
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset(zone)?;
     u64::try_from(seconds).ok()
+}
+
+/// Writes a time as RFC 3339 has it, in UTC. What lies beyond the year 9999 is written as its end.
+pub fn show(unix: u64) -> String {
+    let unix = unix.min(LAST);
+    let (days, seconds) = (unix / 86_400, unix % 86_400);
+    // Howard Hinnant's civil_from_days, for days from 1970 on: years begin in March, so that the
+    // leap day is the last.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 fn part<'a>(parts: &mut impl Iterator<Item = &'a str>, length: usize) -> Option<i64> {
@@ -141,19 +162,24 @@ mod tests {
         }
 
         #[test]
-        fn a_day_later_is_a_day_later(days in 0_u64..200_000, seconds in 0_u64..86_400) {
-            // Howard Hinnant's civil_from_days, for days from 1970 on.
-            let shifted = days + 719_468;
-            let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-            let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-            let of_year = of_era - (365 * year + year / 4 - year / 100);
-            let shifted_month = (5 * of_year + 2) / 153;
-            let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-            let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-            let year = year + era * 400 + u64::from(month <= 2);
-            let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-            let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z");
-            prop_assert_eq!(rfc3339(&text), Some(days * 86_400 + seconds));
+        fn what_is_written_is_read_back(days in 0_u64..200_000, seconds in 0_u64..86_400) {
+            let unix = days * 86_400 + seconds;
+            let text = show(unix);
+            prop_assert_eq!(text.len(), 20);
+            prop_assert_eq!(rfc3339(&text), Some(unix));
+        }
+    }
+
+    #[test]
+    fn moments_are_written_as_they_are_read() {
+        for (unix, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_779_000_000, "2026-05-17T06:40:00Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(show(unix), text);
         }
     }
 }
