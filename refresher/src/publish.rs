@@ -25,7 +25,8 @@ pub struct Published {
     pub document: Bytes,
 }
 
-/// Collects the credentials' states and publishes a bundle whenever one of them changes.
+/// Collects the credentials' states and the client keys, and publishes a bundle whenever one of them
+/// changes.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     inner: Arc<Mutex<Inner>>,
@@ -43,7 +44,7 @@ struct Inner {
 
 impl Publisher {
     /// A publisher whose generations continue those that `generation_file` remembers.
-    pub fn new(generation_file: PathBuf, client_keys: Option<Vec<ClientKey>>) -> Self {
+    pub fn new(generation_file: PathBuf) -> Self {
         let remembered = std::fs::read_to_string(&generation_file).ok();
         let generation = remembered.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let inner = Inner {
@@ -51,7 +52,7 @@ impl Publisher {
             generation_file,
             credentials: BTreeMap::new(),
             statuses: BTreeMap::new(),
-            client_keys,
+            client_keys: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)), published: watch::Sender::default() }
     }
@@ -69,7 +70,25 @@ impl Publisher {
             _ => 0,
         };
         inner.credentials.insert(name.to_owned(), credential);
-        inner.generation = unix_ms.max(inner.generation.saturating_add(1)).max(token);
+        self.publish(&mut inner, unix_ms.max(token));
+    }
+
+    /// Takes the client keys; with a list, even an empty one, a key is required. Publishes a new
+    /// bundle at `unix_ms` if they differ from the published ones.
+    pub fn require(&self, client_keys: Option<Vec<ClientKey>>, unix_ms: u64) {
+        let mut inner = self.lock();
+        if inner.client_keys == client_keys {
+            return;
+        }
+        inner.client_keys = client_keys;
+        // The first bundle is that of the first credential.
+        if !inner.credentials.is_empty() {
+            self.publish(&mut inner, unix_ms);
+        }
+    }
+
+    fn publish(&self, inner: &mut Inner, least: u64) {
+        inner.generation = least.max(inner.generation.saturating_add(1));
         let text = inner.generation.to_string();
         if let Err(error) = store::replace_private(&inner.generation_file, text.as_bytes()) {
             // The wall clock alone carries the generation over a restart then.

@@ -3,6 +3,7 @@
 pub mod desk;
 pub mod exchange;
 pub mod keeper;
+pub mod keyring;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,8 +21,9 @@ use crate::store::{self, Store};
 use crate::{chain, clock, import};
 use desk::Desk;
 use keeper::Keeper;
+use keyring::Keyring;
 
-/// How often the state directory is searched for credentials that are new.
+/// How often the state directory is searched for credentials that are new, and for other client keys.
 const SEARCH: Duration = Duration::from_secs(1);
 
 /// Why the sidecar cannot run.
@@ -57,14 +59,16 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     store::create_private_directory(&config.state_dir)?;
     let listener = socket::listen(&config.socket).await?;
     let generations = config.state_dir.join("generation");
-    let client_keys = (!config.client_keys.is_empty()).then(|| config.client_keys.clone());
-    let publisher = Publisher::new(generations, client_keys);
+    let publisher = Publisher::new(generations);
+    // Before the first credential, so that no bundle is without them.
+    let keyring = Keyring::open(&config, publisher.clone(), clock::now())?;
     let desk = Desk::default();
     let (stop, stopping) = watch::channel(false);
     let mut keepers = Keepers {
         config: config.clone(),
         publisher: publisher.clone(),
         desk: desk.clone(),
+        keyring: keyring.clone(),
         stopping: stopping.clone(),
         tasks: JoinSet::new(),
         known: BTreeMap::new(),
@@ -72,7 +76,7 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     keepers.hire(DEFAULT_CREDENTIAL)?;
     keepers.search();
     let provider = Arc::new(config.provider.clone());
-    let service = router(Service { provider, publisher, desk });
+    let service = router(Service { provider, publisher, desk, keyring });
     let server = tokio::spawn(async move { axum::serve(listener, service).await });
     let keepers = tokio::spawn(keepers.run());
     let imports = tokio::spawn(import::watch::run(config.clone(), stopping));
@@ -112,6 +116,7 @@ struct Keepers {
     config: Arc<Config>,
     publisher: Publisher,
     desk: Desk,
+    keyring: Keyring,
     stopping: watch::Receiver<bool>,
     tasks: JoinSet<()>,
     known: BTreeMap<String, ()>,
@@ -123,7 +128,10 @@ impl Keepers {
         loop {
             tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => break,
-                () = tokio::time::sleep(SEARCH) => self.search(),
+                () = tokio::time::sleep(SEARCH) => {
+                    self.search();
+                    self.keyring.look(clock::now());
+                }
             }
         }
         while self.tasks.join_next().await.is_some() {}

@@ -48,6 +48,9 @@ pub struct Report {
     pub serving: bool,
     /// The socket.
     pub socket: String,
+    /// Why the running refresher could not read the client keys, while that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_keys_alarm: Option<String>,
     /// All credentials.
     pub credentials: Vec<Line>,
 }
@@ -100,6 +103,9 @@ impl Report {
             }
             text.push('\n');
         }
+        if let Some(alarm) = &self.client_keys_alarm {
+            let _ = writeln!(text, "client keys: alarm: {alarm}");
+        }
         text
     }
 }
@@ -113,14 +119,15 @@ pub async fn collect(config: &Config) -> Result<Report, store::Error> {
     let answer = http::ask_socket(&config.socket, "/health", false, DEADLINE).await;
     let health = answer.ok().and_then(|answer| serde_json::from_slice::<Health>(&answer.body).ok());
     let serving = health.as_ref().is_some_and(|health| health.provider == config.provider.name);
-    let credentials = match health.filter(|_| serving) {
-        Some(health) => served(health),
-        None => stored(config)?,
+    let (client_keys_alarm, credentials) = match health.filter(|_| serving) {
+        Some(mut health) => (health.client_keys_alarm.take(), served(health)),
+        None => (None, stored(config)?),
     };
     Ok(Report {
         provider: config.provider.name.clone(),
         serving,
         socket: config.socket.display().to_string(),
+        client_keys_alarm,
         credentials,
     })
 }

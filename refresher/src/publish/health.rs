@@ -71,7 +71,7 @@ impl Refreshes {
 /// of the Python predecessor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, or `degraded` while a credential is not ready or has an alarm.
+    /// `ok`, or `degraded` while a credential is not ready, or there is an alarm.
     pub status: String,
     /// The provider's name.
     pub provider: String,
@@ -88,6 +88,9 @@ pub struct Health {
     pub oauth_reauth_required: bool,
     /// How its refreshes went.
     pub oauth_refresh: Refreshes,
+    /// Why the client keys could not be read, while that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_keys_alarm: Option<String>,
     /// The bundle's generation.
     pub generation: u64,
     /// All credentials by name.
@@ -98,12 +101,14 @@ pub struct Health {
 pub fn sum_up(
     provider: &Provider,
     credentials: BTreeMap<String, Status>,
+    client_keys_alarm: Option<String>,
     generation: u64,
     unix: u64,
 ) -> Health {
     let default = credentials.get(DEFAULT_CREDENTIAL).cloned().unwrap_or_default();
     let well = |status: &Status| status.is_ready() && status.alarm.is_none();
-    let ok = !credentials.is_empty() && credentials.values().all(well);
+    let ok =
+        !credentials.is_empty() && credentials.values().all(well) && client_keys_alarm.is_none();
     Health {
         status: if ok { "ok" } else { "degraded" }.to_owned(),
         provider: provider.name.clone(),
@@ -113,6 +118,7 @@ pub fn sum_up(
         token_endpoint: default.token_endpoint,
         oauth_reauth_required: default.oauth_reauth_required,
         oauth_refresh: default.oauth_refresh,
+        client_keys_alarm,
         generation,
         credentials,
     }

@@ -14,12 +14,13 @@ use filter::bundle::{BUNDLE_PATH, REJECTIONS_PATH, Rejection, RejectionRefusal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::clock;
 use crate::provider::Provider;
 use crate::publish::health;
 use crate::publish::{Published, Publisher};
 use crate::rotation::Settlement;
 use crate::serve::desk::Desk;
+use crate::serve::keyring::Keyring;
+use crate::{clock, keys};
 
 /// The largest body of a request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -27,7 +28,7 @@ pub const MAX_REQUEST_BYTES: usize = 64 << 10;
 /// The longest that a poll can wait, in seconds.
 pub const MAX_WAIT_S: u64 = 60;
 
-/// Where `login` says that a grant has changed.
+/// Where `login` says that a grant has changed, and `keys` that the client keys have.
 pub const RELOAD_PATH: &str = "/v1/reload";
 
 /// What the handlers share.
@@ -39,6 +40,17 @@ pub struct Service {
     pub publisher: Publisher,
     /// Where rejections go.
     pub desk: Desk,
+    /// The client keys.
+    pub keyring: Keyring,
+}
+
+/// The answer to a reload: the client keys in this file are published by now.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The file, its directory resolved.
+    pub client_keys_file: String,
+    /// Why it could not be read, if so.
+    pub client_keys_alarm: Option<String>,
 }
 
 /// The routes of the socket.
@@ -114,16 +126,19 @@ fn unavailable(seconds: u64) -> Response {
     response
 }
 
-async fn reload(State(service): State<Service>) -> StatusCode {
+async fn reload(State(service): State<Service>) -> Response {
     service.desk.reload();
-    StatusCode::NO_CONTENT
+    let client_keys_alarm = service.keyring.reload(clock::now());
+    let client_keys_file = service.keyring.path(keys::file::resolved);
+    json(StatusCode::OK, &Reloaded { client_keys_file, client_keys_alarm })
 }
 
 async fn report_health(State(service): State<Service>) -> Response {
     let statuses = service.publisher.statuses();
     let generation = service.publisher.subscribe().borrow().generation;
     let unix = clock::now().unix();
-    json(StatusCode::OK, &health::sum_up(&service.provider, statuses, generation, unix))
+    let alarm = service.keyring.alarm();
+    json(StatusCode::OK, &health::sum_up(&service.provider, statuses, alarm, generation, unix))
 }
 
 async fn report_readiness(State(service): State<Service>) -> Response {
