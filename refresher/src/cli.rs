@@ -3,6 +3,7 @@
 mod args;
 mod exit;
 mod handover;
+mod keys;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -79,6 +80,7 @@ async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> 
         Command::Import(arguments) => handover::import(&config, arguments).await,
         Command::Export(arguments) => handover::export(&config, arguments).await,
         Command::Transfer(arguments) => handover::transfer(&config, arguments).await,
+        Command::Keys { command } => keys::perform(&config, command).await,
         Command::Serve(_) => {
             let mut sidecar = serve::start(config).await?;
             tokio::select! {

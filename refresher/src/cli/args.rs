@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::handover::{ExportArguments, ImportArguments, TransferArguments};
+use super::keys::KeysCommand;
 use crate::config::Overrides;
 use crate::login::browser::DEFAULT_TIMEOUT;
 use crate::store::{NAME_RULE, is_name};
@@ -66,6 +67,11 @@ pub(super) enum Command {
     Serve(ServeArguments),
     /// Run the sidecar and an Envoy in front of the API, on 127.0.0.1:9996 or the next free port
     Up(UpArguments),
+    /// Make, list, replace and revoke client keys, while everything runs
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Take over a login from Hermes, the Grok CLI, a predecessor, or an export
     Import(ImportArguments),
     /// Write a login to standard output, for `import` elsewhere

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::keys;
 use crate::{config, export, import, login, oauth, provider, transfer, up};
 
 /// How a command ends.
@@ -48,11 +49,16 @@ pub(super) struct BadLogLevel(pub(super) String);
 impl Exit {
     /// How a command ends that failed.
     pub fn of(error: &anyhow::Error) -> Self {
-        if error.is::<config::Error>() || error.is::<BadLogLevel>() {
+        if error.is::<config::Error>()
+            || error.is::<BadLogLevel>()
+            || error.is::<keys::Unaccepted>()
+        {
             return Self::Usage;
         }
-        if let Some(up::Error::LoginRequired { .. }) = error.downcast_ref() {
-            return Self::LoginRequired;
+        match error.downcast_ref() {
+            Some(up::Error::LoginRequired { .. }) => return Self::LoginRequired,
+            Some(up::Error::ClientKeysRequired { .. }) => return Self::Usage,
+            _ => {}
         }
         match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
             (Some(error), _, _) => Self::of_import(error),

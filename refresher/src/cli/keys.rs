@@ -1,0 +1,254 @@
+//! `keys`: client keys that are made, listed, replaced and revoked by command.
+
+mod arguments;
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::time::Duration;
+
+use filter::client::{ClientId, ClientKey, Digest, Proof};
+use serde_json::{Value, json};
+
+use super::Exit;
+use crate::config::Config;
+use crate::import::moment;
+use crate::keys::listing::{self, Place, Row};
+use crate::keys::{self, KeyFile, Refused};
+use crate::publish::server::{RELOAD_PATH, Reloaded};
+use crate::secret::Secret;
+use crate::{chain, clock, http};
+use arguments::{AddArguments, RotateArguments};
+
+pub(super) use arguments::KeysCommand;
+
+/// How long a running refresher may take to publish.
+const NOTICE: Duration = Duration::from_secs(10);
+
+/// What a flag or standard input has is not accepted.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unaccepted(String);
+
+pub(super) async fn perform(config: &Config, command: KeysCommand) -> anyhow::Result<Exit> {
+    match command {
+        KeysCommand::Add(arguments) => add(config, arguments).await,
+        KeysCommand::List { json } => list(config, json),
+        KeysCommand::Revoke { name } => revoke(config, &name).await,
+        KeysCommand::Rotate(arguments) => rotate(config, &arguments).await,
+    }
+}
+
+async fn add(config: &Config, arguments: AddArguments) -> anyhow::Result<Exit> {
+    let AddArguments { name, stdin, json, .. } = arguments;
+    let (proof, secret) = match arguments.subject_alt_name {
+        Some(name) => (Proof::Certificate(name), None),
+        None => obtain(stdin).map(|secret| (proof_of(&secret), Some(secret)))?,
+    };
+    let now = clock::now().unix();
+    let key = ClientKey {
+        not_after: arguments.expires.map_or(0, |seconds| now.saturating_add(seconds)),
+        credential: arguments.credential,
+        paths: arguments.paths,
+        models: arguments.models,
+        requests_per_minute: arguments.rpm.unwrap_or(0),
+        concurrency: arguments.concurrency.unwrap_or(0),
+        ..ClientKey::new(name, proof)
+    };
+    let key = keys::validated(&key).map_err(|reason| Unaccepted(reason.to_string()))?;
+    if let Some(place) = place_of(config, &key.id) {
+        return Err(configured(&key.id, place).into());
+    }
+    not_taken(config, &key.proof)?;
+    let file = KeyFile::open(&config.state_dir)?;
+    file.change(now, |ring| ring.add(key.clone(), now)).await?;
+    show(&key, secret.as_ref(), stdin, json, now)?;
+    let end = match key.not_after {
+        0 => String::new(),
+        at => format!(", until {}", moment::show(at)),
+    };
+    eprintln!("refresher: client {} may call{end}", key.id.as_str());
+    explain(secret.as_ref(), stdin);
+    conclude(config, &file).await
+}
+
+async fn rotate(config: &Config, arguments: &RotateArguments) -> anyhow::Result<Exit> {
+    let RotateArguments { name, overlap, stdin, json } = arguments;
+    let file = stored(config, name)?;
+    let secret = obtain(*stdin)?;
+    let proof = proof_of(&secret);
+    not_taken(config, &proof)?;
+    let Proof::Key(digest) = proof else {
+        return Ok(Exit::Other);
+    };
+    let now = clock::now().unix();
+    let change = file.change(now, |ring| ring.rotate(name, digest, *overlap, now));
+    let key = change.await.map_err(|error| located(config, name, error))?;
+    show(&key, Some(&secret), *stdin, *json, now)?;
+    let client = name.as_str();
+    match overlap {
+        0 => eprintln!("refresher: the keys that {client} had have ended"),
+        _ => eprintln!(
+            "refresher: the keys that {client} had hold until {} at most; with \"--overlap 0\" they \
+             would have ended at once",
+            moment::show(now.saturating_add(*overlap))
+        ),
+    }
+    explain(Some(&secret), *stdin);
+    conclude(config, &file).await
+}
+
+async fn revoke(config: &Config, name: &ClientId) -> anyhow::Result<Exit> {
+    let file = stored(config, name)?;
+    let change = file.change(clock::now().unix(), |ring| ring.revoke(name));
+    let ended = change.await.map_err(|error| located(config, name, error))?;
+    let keys = if ended == 1 { "1 key".to_owned() } else { format!("{ended} keys") };
+    println!("revoked {keys} of client {}", name.as_str());
+    if let Some(place) = place_of(config, name) {
+        eprintln!(
+            "refresher: warning: another key of {} stands in {}, and still holds",
+            name.as_str(),
+            place.words()
+        );
+    }
+    conclude(config, &file).await
+}
+
+fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
+    let now = clock::now().unix();
+    // To look is no reason to create anything.
+    let ring = match KeyFile::find(&config.state_dir)? {
+        Some(file) => file.load(now)?,
+        None => None,
+    };
+    let rows = listing::rows(config, ring.as_ref(), now);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else if !rows.is_empty() {
+        print!("{}", listing::table(&rows));
+    } else if ring.is_some() {
+        println!("no client keys; one is required all the same");
+    } else {
+        println!("no client keys; on loopback none is required");
+    }
+    Ok(Exit::Done)
+}
+
+/// The key that the client is to have: the user's, or one of ours.
+fn obtain(stdin: bool) -> anyhow::Result<Secret> {
+    if !stdin {
+        return Ok(keys::encode(&*clock::random_bits()?));
+    }
+    let mut input = zeroize::Zeroizing::new(Vec::with_capacity(2048));
+    // With an end of line; and one byte more than fits, so that what is too long is seen to be.
+    let most = u64::try_from(keys::MAX_BROUGHT_BYTES + 3).unwrap_or(u64::MAX);
+    std::io::stdin().take(most).read_to_end(&mut input)?;
+    let refused =
+        || Unaccepted(format!("standard input: not a key; accepted: {}", keys::BROUGHT_RULE));
+    Ok(keys::brought(&input).ok_or_else(refused)?)
+}
+
+fn proof_of(secret: &Secret) -> Proof {
+    Proof::Key(Digest::of(secret.expose().as_bytes()))
+}
+
+/// Prints the key alone, or all about it as JSON. One that the user brought is not shown again.
+fn show(
+    key: &ClientKey,
+    secret: Option<&Secret>,
+    brought: bool,
+    json: bool,
+    now: u64,
+) -> anyhow::Result<()> {
+    let secret = secret.filter(|_| !brought);
+    let mut out = std::io::stdout();
+    if json {
+        let mut row = serde_json::to_value(Row::new(key, Place::Store, Some(now), now))?;
+        if let (Some(secret), Value::Object(members)) = (secret, &mut row) {
+            members.insert("key".to_owned(), json!(secret));
+        }
+        writeln!(out, "{row:#}")?;
+    } else if let Some(secret) = secret {
+        writeln!(out, "{}", secret.expose())?;
+    }
+    Ok(out.flush()?)
+}
+
+fn explain(secret: Option<&Secret>, brought: bool) {
+    let shown = if std::io::stdout().is_terminal() { "above" } else { "on standard output" };
+    match secret {
+        Some(_) if brought => {}
+        Some(_) => eprintln!(
+            "refresher: the key is {shown}, and nowhere else: only its digest is kept. The client \
+             sends it as \"Authorization: Bearer KEY\" or \"X-Proxy-Api-Key: KEY\""
+        ),
+        None => eprintln!(
+            "refresher: Envoy has to verify the certificate: its listener needs a \
+             DownstreamTlsContext with a trusted_ca"
+        ),
+    }
+}
+
+/// The place of the keys, where a client of this name can be changed at all.
+fn stored(config: &Config, name: &ClientId) -> anyhow::Result<KeyFile> {
+    match KeyFile::find(&config.state_dir)? {
+        Some(file) if file.stamp().is_some() => Ok(file),
+        _ => {
+            let unknown = Refused::Unknown { name: name.as_str().to_owned() };
+            Err(located(config, name, unknown.into()).into())
+        }
+    }
+}
+
+/// What cannot be found in the file may stand in the configuration.
+fn located(config: &Config, name: &ClientId, error: keys::file::Error) -> keys::file::Error {
+    match (error, place_of(config, name)) {
+        (keys::file::Error::Refused(Refused::Unknown { .. }), Some(place)) => {
+            configured(name, place)
+        }
+        (error, _) => error,
+    }
+}
+
+fn configured(name: &ClientId, place: Place) -> keys::file::Error {
+    Refused::Configured { name: name.as_str().to_owned(), place: place.words() }.into()
+}
+
+fn place_of(config: &Config, name: &ClientId) -> Option<Place> {
+    let known = config.client_keys.iter().find(|key| key.id == *name)?;
+    Some(config.place_of(known))
+}
+
+fn not_taken(config: &Config, proof: &Proof) -> Result<(), keys::file::Error> {
+    match config.client_keys.iter().find(|key| key.proof == *proof) {
+        Some(owner) => Err(Refused::Taken { name: owner.id.as_str().to_owned() }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Has a running refresher publish what the file says now, and waits for that.
+async fn conclude(config: &Config, file: &KeyFile) -> anyhow::Result<Exit> {
+    let socket = config.socket.display();
+    let problem = match http::ask_socket(&config.socket, RELOAD_PATH, true, NOTICE).await {
+        Err(http::Error::NotSent(_)) => {
+            eprintln!("refresher: in force as soon as a refresher serves; none does on {socket}");
+            return Ok(Exit::Done);
+        }
+        Err(error) => format!("it does not answer: {}", chain::line(&error)),
+        Ok(answer) => match serde_json::from_slice::<Reloaded>(&answer.body) {
+            Ok(Reloaded { client_keys_alarm: Some(alarm), .. }) => alarm,
+            Ok(reloaded) => {
+                let ours = keys::file::resolved(file.path());
+                if reloaded.client_keys_file == ours {
+                    eprintln!("refresher: in force");
+                    return Ok(Exit::Done);
+                }
+                format!("its client keys are in {}, not in {ours}", reloaded.client_keys_file)
+            }
+            Err(_) => "it is of another release; restart it".to_owned(),
+        },
+    };
+    eprintln!(
+        "refresher: the change is stored, but the refresher that serves on {socket} has not made \
+         it: {problem}"
+    );
+    Ok(Exit::Other)
+}
