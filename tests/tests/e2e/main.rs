@@ -9,6 +9,7 @@ mod clients;
 mod closed;
 mod headers;
 mod keys;
+mod live_keys;
 mod load;
 mod login;
 mod secrets;
