@@ -58,10 +58,13 @@ async fn answered(stack: &Stack, key: &str, wanted: u16, limit: Duration) -> Opt
     eventually(limit, async || (status(stack, key).await.ok()? == wanted).then_some(())).await
 }
 
+/// When each request was sent, and its answer's status.
+type Seen = Vec<(Duration, u16)>;
+
 /// Requests with one key on several kept connections, until told to stop.
 struct Load {
     stop: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<Result<Vec<(Duration, u16)>>>>,
+    tasks: Vec<tokio::task::JoinHandle<Result<Seen>>>,
 }
 
 impl Load {
@@ -86,8 +89,7 @@ impl Load {
         Self { stop, tasks }
     }
 
-    /// When each request was sent, and its answer's status.
-    async fn finish(self) -> Result<Vec<(Duration, u16)>> {
+    async fn finish(self) -> Result<Seen> {
         self.stop.store(true, Ordering::Relaxed);
         let mut seen = Vec::new();
         for task in self.tasks {
