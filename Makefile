@@ -11,6 +11,14 @@ FETCHED_ENVOY := target/envoy-$(ENVOY_VERSION)/envoy/_bin/envoy
 WASM := target/filter.wasm
 TARGET := wasm32-wasip1
 
+# The unit tests of the policy run as Wasm too, by a runner that has to be of the library's version.
+TEST_TARGET := wasm32-unknown-unknown
+RUNNER_VERSION := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
+RUNNER_ROOT := target/wasm-bindgen-$(RUNNER_VERSION)
+RUNNER := $(RUNNER_ROOT)/bin/wasm-bindgen-test-runner
+AS_WASM := --package filter --lib --target $(TEST_TARGET)
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER := $(CURDIR)/$(RUNNER)
+
 # ENVOY_BIN, else an envoy on PATH, else the fetched one.
 ENVOY := $(or $(ENVOY_BIN),$(shell command -v envoy 2>/dev/null),$(CURDIR)/$(FETCHED_ENVOY))
 export ENVOY_BIN := $(ENVOY)
@@ -44,7 +52,8 @@ build: toolchain ## Build what is installed: target/release/refresher and target
 toolchain:
 	@command -v rustup >/dev/null || { command -v cargo >/dev/null || { \
 	  echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }; }
-	@[[ -d $$(rustc --print target-libdir --target $(TARGET)) ]] || rustup target add $(TARGET)
+	@for target in $(TARGET) $(TEST_TARGET); do \
+	  [[ -d $$(rustc --print target-libdir --target $$target) ]] || rustup target add $$target; done
 
 .PHONY: envoy
 envoy: $(if $(filter $(CURDIR)/$(FETCHED_ENVOY),$(ENVOY)),$(FETCHED_ENVOY)) ## Bring the Envoy that the tests and the demo use
@@ -70,12 +79,28 @@ target/python/.installed: tests/requirements.txt
 	@target/python/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+.PHONY: node
+node:
+	@command -v node >/dev/null || { \
+	  echo "node is missing; on Debian: apt-get install nodejs" >&2; exit 1; }
+
+# Its own lock file can name versions that a mirror of the registry does not have yet.
+$(RUNNER):
+	@echo "building wasm-bindgen-test-runner $(RUNNER_VERSION), once (some minutes)" >&2
+	@install() { cargo install --quiet --root $(RUNNER_ROOT) --bin $(@F) "$$@"; }; \
+	install --locked wasm-bindgen-cli@$(RUNNER_VERSION) 2>/dev/null || \
+	install wasm-bindgen-cli@$(RUNNER_VERSION)
+
 .PHONY: test
-test: build envoy python ## Run every test; the last line counts them
+test: node build envoy python $(RUNNER) ## Run every test; the last line counts them
 	@echo "building the tests" >&2
 	@cargo build --quiet --workspace
+	@cargo test --quiet $(AS_WASM) --no-run
 	@status=0; \
-	cargo test --quiet --workspace --no-fail-fast 2>&1 | tee target/test.log || status=1; \
+	{ failed=0; \
+	  cargo test --quiet --workspace --no-fail-fast || failed=1; \
+	  cargo test $(AS_WASM) 2>&1 | { grep -v ' \.\.\. ok$$' || true; } || failed=1; \
+	  exit $$failed; } 2>&1 | tee target/test.log || status=1; \
 	awk '/^test result:/ {passed += $$4; failed += $$6} \
 	  END {printf "%d passed, %d failed\n", passed, failed; exit failed > 0 || passed == 0}' \
 	  target/test.log || status=1; \

@@ -187,6 +187,8 @@ impl Agenda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(millis)

@@ -315,6 +315,8 @@ pub struct RejectionRefusal {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const EXAMPLE: &str = r#"{"version": 1, "generation": 1779000000042,
         "credentials": {

@@ -179,6 +179,8 @@ fn bounded_wait<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, 
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn sections_switch_jobs_on() {

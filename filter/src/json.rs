@@ -201,6 +201,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde::Deserialize;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[derive(Debug, Deserialize, PartialEq)]
     #[serde(deny_unknown_fields)]

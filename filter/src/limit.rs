@@ -126,6 +126,8 @@ impl Concurrent {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const SECOND_NS: u64 = 1_000_000_000;
 

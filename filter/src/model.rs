@@ -156,6 +156,8 @@ mod tests {
     use super::*;
     use crate::headers::Policy;
     use proptest::prelude::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn limited() -> ClientKey {
         let mut key = ClientKey::of_key("alice".parse().unwrap(), b"k");

@@ -215,6 +215,8 @@ pub fn quota_headers(quota: &Quota) -> [(&'static str, String); 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
     fn a_refusal_has_the_shape_that_openai_clients_read() {

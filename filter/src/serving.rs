@@ -178,6 +178,8 @@ fn find<'a, T>(list: &'a [(String, T)], name: &str) -> Option<&'a T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn bundle(generation: u64, credential: &str) -> String {
         format!(

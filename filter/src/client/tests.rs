@@ -1,5 +1,7 @@
 use super::*;
 use proptest::prelude::*;
+#[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn key(id: &str, secret: &str) -> Rc<ClientKey> {
     Rc::new(ClientKey::of_key(id.parse().unwrap(), secret.as_bytes()))

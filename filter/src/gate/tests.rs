@@ -1,6 +1,8 @@
 use super::*;
 use crate::headers::Policy;
 use proptest::prelude::*;
+#[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const LOOPBACK: &str = "127.0.0.1:9996";
 

@@ -1,5 +1,7 @@
 use super::*;
 use proptest::prelude::*;
+#[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn map(headers: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
     headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()

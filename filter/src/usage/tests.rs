@@ -1,5 +1,7 @@
 use super::*;
 use proptest::prelude::*;
+#[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const CHAT: &str = r#"{"id":"c","model":"grok-4","choices":[{"message":{"content":"say \"usage\": {\"prompt_tokens\": 9} \\"}}],
     "usage":{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17,
