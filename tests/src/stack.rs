@@ -39,6 +39,8 @@ pub struct Plan {
     pub workers: u16,
     /// What Envoy does with requests.
     pub proxy: Proxy,
+    /// Another module than the shipped one.
+    pub filter: Option<PathBuf>,
     /// Lines for the refresher's configuration file.
     pub settings: String,
     /// The level of what the filter and the refresher log.
@@ -58,6 +60,7 @@ impl Default for Plan {
             host: Ipv4Addr::LOCALHOST.into(),
             workers: 2,
             proxy: Proxy::default(),
+            filter: None,
             settings: String::new(),
             log: "trace",
             quiet: false,
@@ -255,10 +258,11 @@ upstream = "{url}"
     pub fn bootstrap(&self) -> Result<String> {
         let key = |(name, key): &(&str, &str)| Ok(ClientKey::of_key(name.parse()?, key.as_bytes()));
         let client_keys: Result<Vec<_>> = self.plan.client_keys.iter().map(key).collect();
+        let filter = self.plan.filter.clone().map_or_else(filter_module, Ok)?;
         Ok(bootstrap::render(&bootstrap::Settings {
             listen: SocketAddr::new(self.plan.host, 0),
             upstream: &self.simulator.url().parse()?,
-            filter: &filter_module()?,
+            filter: &filter,
             socket: &self.socket(),
             admin: &self.admin_socket(),
             trusted_ca: None,

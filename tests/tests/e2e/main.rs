@@ -15,4 +15,5 @@ mod login;
 mod secrets;
 mod socket;
 mod token;
+mod trap;
 mod up;
