@@ -104,7 +104,7 @@ impl Agenda {
         match entry.state {
             State::Failed { login_required: true, until } if now < until => Report::LoginRequired,
             State::Failed { until, .. } if now < until => {
-                Report::Failed { retry_after: (until - now).as_secs().max(1) }
+                Report::Failed { retry_after: until.saturating_sub(now).as_secs().max(1) }
             }
             State::Failed { .. } => {
                 entry.state = State::Wanted;
@@ -141,8 +141,8 @@ impl Agenda {
         match answer {
             Answer::Newer => now,
             // A refresher that holds polls has held this one; one that does not is not hurried.
-            Answer::Nothing => now.max(since + RETRY),
-            Answer::LoginRequired | Answer::Failed { .. } => now + RETRY,
+            Answer::Nothing => now.max(since.saturating_add(RETRY)),
+            Answer::LoginRequired | Answer::Failed { .. } => now.saturating_add(RETRY),
         }
     }
 
@@ -162,7 +162,7 @@ impl Agenda {
             Answer::LoginRequired => (true, 1),
             Answer::Failed { retry_after } => (false, retry_after.unwrap_or(1).clamp(1, 300)),
         };
-        let until = now + Duration::from_secs(seconds);
+        let until = now.saturating_add(Duration::from_secs(seconds));
         entry.state = State::Failed { login_required, until };
     }
 

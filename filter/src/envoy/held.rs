@@ -187,7 +187,8 @@ impl Held {
                     Wait::FirstBundle | Wait::NextToken => bearer_wait.unwrap_or(GATE_WAIT),
                     Wait::Replacement => REPORT_TIMEOUT,
                 };
-                self.phase.set(Phase::Waiting(wait, clock::monotonic() + bound));
+                let until = clock::monotonic().saturating_add(bound);
+                self.phase.set(Phase::Waiting(wait, until));
             }
         }
     }

@@ -118,7 +118,7 @@ impl Source {
 
     /// Shows each token's age, once a second.
     fn show(&self, metrics: &Metrics, now: Duration) {
-        if now < self.shown.get() + SHOW {
+        if now < self.shown.get().saturating_add(SHOW) {
             return;
         }
         self.shown.set(now);
