@@ -1,6 +1,6 @@
 //! Who may pass: the gate's decision as a plain function.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 use crate::client::{ClientKey, Proof, identify, identify_certificate};
@@ -65,7 +65,9 @@ pub fn decide<'a>(
     now: u64,
     connection: &impl Connection,
 ) -> Decision<'a> {
-    if [b"CONNECT".as_slice(), b"TRACE", b"TRACK"].contains(&request.method) {
+    // Methods are case-sensitive (RFC 9110, section 9.1), but not every server knows that.
+    let refused = [b"CONNECT".as_slice(), b"TRACE", b"TRACK"];
+    if refused.iter().any(|method| request.method.eq_ignore_ascii_case(method)) {
         return Decision::Refuse(Refusal::METHOD_NOT_ALLOWED);
     }
     if !is_canonical(request.path) {
@@ -130,17 +132,22 @@ fn bearer_token(authorization: Single<'_>) -> Option<&[u8]> {
 /// make a key's path list, and the routes of Envoy, mean something else than they say.
 fn is_canonical(target: &[u8]) -> bool {
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let dots = |segment: &[u8]| segment == b"." || segment == b"..";
-    let escaped = |window: &[u8]| {
-        // An escaped `.`, `/`, `\` or NUL.
-        [b"%2e".as_slice(), b"%2f", b"%5c", b"%00"]
-            .iter()
-            .any(|escape| window.eq_ignore_ascii_case(escape))
+    // Some servers cut the parameters off a segment (`..;a=b`) before they look at its dots.
+    let dots = |segment: &[u8]| {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        name == b"." || name == b".." || name.is_empty() && !segment.is_empty()
     };
-    !path.contains(&b'\\')
-        && !path.windows(2).any(|window| window == b"//")
-        && !path.windows(3).any(escaped)
-        && !path.split(|byte| *byte == b'/').any(dots)
+    // `.`, `/`, `;`, `\` and NUL, escaped once or twice, and the beginning of what lenient decoders
+    // take for one of them (RFC 3629, section 10).
+    let escapes = [b"%2e".as_slice(), b"%2f", b"%3b", b"%5c", b"%00", b"%c0", b"%c1"];
+    let twice = [b"%252e".as_slice(), b"%252f", b"%253b", b"%255c", b"%2500"];
+    let has = |escape: &[u8]| {
+        path.windows(escape.len()).any(|window| window.eq_ignore_ascii_case(escape))
+    };
+    let is_escaped = path.contains(&b'%') && escapes.into_iter().chain(twice).any(has);
+    // RFC 3986, section 2: all other bytes have to be escaped.
+    let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
+    is_plain && !is_escaped && !has(b"//") && !path.split(|byte| *byte == b'/').any(dots)
 }
 
 /// Without client keys, whoever reaches the listener uses the account. So the listener must be on
@@ -160,7 +167,7 @@ fn guard_loopback<'a>(request: &Request<'_>, local_address: Option<Vec<u8>>) -> 
     };
     let cross_site = match request.fetch_site {
         Single::Absent => false,
-        Single::Value(site) => site == b"cross-site",
+        Single::Value(site) => ![b"same-origin".as_slice(), b"same-site", b"none"].contains(&site),
         Single::Repeated => true,
     };
     if foreign_origin || cross_site {
@@ -185,8 +192,12 @@ fn is_loopback_authority(authority: &[u8]) -> bool {
 }
 
 fn is_loopback_address(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    bare.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(host) => {
+            host.parse().is_ok_and(|address: Ipv6Addr| address.to_canonical().is_loopback())
+        }
+        None => host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback()),
+    }
 }
 
 fn is_loopback_origin(origin: &[u8]) -> bool {

@@ -99,7 +99,7 @@ impl Refusal {
         400,
         "ambiguous_path",
         INVALID,
-        "The path has dot segments, empty segments, backslashes or escaped separators.",
+        "The path has dot segments, empty segments, backslashes, escaped separators or unescaped bytes.",
     );
     /// Without client keys only loopback may be served.
     pub const CLIENT_KEYS_REQUIRED: Self = Self::new(
