@@ -43,21 +43,29 @@ const REQUEST: &[(&str, Reason)] = &[
     ("api-key", Reason::Credential),
     ("apikey", Reason::Credential),
     ("authorization", Reason::Credential),
+    ("cdn-loop", Reason::Forwarding),
+    ("client-cert", Reason::Credential),
+    ("client-cert-chain", Reason::Credential),
     ("client-ip", Reason::Forwarding),
     ("connection", Reason::HopByHop),
     ("cookie", Reason::Cookie),
     ("cookie2", Reason::Cookie),
     ("dpop", Reason::Credential),
+    ("early-data", Reason::Forwarding),
     ("fastly-client-ip", Reason::Forwarding),
     ("fly-client-ip", Reason::Forwarding),
     ("forwarded", Reason::Forwarding),
+    ("front-end-https", Reason::Forwarding),
     ("http2-settings", Reason::HopByHop),
     ("keep-alive", Reason::HopByHop),
+    ("max-forwards", Reason::Proxy),
     ("ocp-apim-subscription-key", Reason::Credential),
+    ("private-token", Reason::Credential),
     ("proxy-authenticate", Reason::HopByHop),
     ("proxy-authorization", Reason::Credential),
     ("proxy-connection", Reason::HopByHop),
     ("remote-user", Reason::Credential),
+    ("sec-token-binding", Reason::Credential),
     ("te", Reason::HopByHop),
     ("trailer", Reason::HopByHop),
     ("transfer-encoding", Reason::HopByHop),
@@ -69,40 +77,60 @@ const REQUEST: &[(&str, Reason)] = &[
     ("x-auth-token", Reason::Credential),
     ("x-authorization", Reason::Credential),
     ("x-azure-clientip", Reason::Forwarding),
+    ("x-client-cert", Reason::Credential),
     ("x-client-ip", Reason::Forwarding),
     ("x-cluster-client-ip", Reason::Forwarding),
     ("x-csrf-token", Reason::Credential),
+    ("x-csrftoken", Reason::Credential),
+    ("x-forward-for", Reason::Forwarding),
     ("x-forwarded", Reason::Forwarding),
     ("x-goog-api-key", Reason::Credential),
     ("x-host", Reason::Forwarding),
     ("x-http-method", Reason::Proxy),
     ("x-http-method-override", Reason::Proxy),
+    ("x-id-token", Reason::Credential),
+    ("x-jwt-assertion", Reason::Credential),
     ("x-method-override", Reason::Proxy),
     ("x-original-forwarded-for", Reason::Forwarding),
     ("x-original-host", Reason::Forwarding),
+    ("x-original-method", Reason::Proxy),
+    ("x-original-path", Reason::Forwarding),
+    ("x-original-proto", Reason::Forwarding),
+    ("x-original-uri", Reason::Forwarding),
     ("x-original-url", Reason::Forwarding),
     ("x-originating-ip", Reason::Forwarding),
+    ("x-override-url", Reason::Forwarding),
     ("x-proxy-api-key", Reason::Credential),
     ("x-proxyuser-ip", Reason::Forwarding),
     ("x-real-ip", Reason::Forwarding),
+    ("x-refresh-token", Reason::Credential),
     ("x-remote-addr", Reason::Forwarding),
     ("x-remote-ip", Reason::Forwarding),
     ("x-remote-user", Reason::Credential),
     ("x-rewrite-url", Reason::Forwarding),
+    ("x-scheme", Reason::Forwarding),
+    ("x-session-token", Reason::Credential),
+    ("x-url-scheme", Reason::Forwarding),
+    ("x-vault-token", Reason::Credential),
     ("x-xsrf-token", Reason::Credential),
 ];
 
 /// Families of request headers that never leave.
 const REQUEST_PREFIXES: &[(&str, Reason)] = &[
     ("cf-", Reason::Forwarding),
+    ("ssl-client-", Reason::Credential),
     ("x-amz-security-", Reason::Credential),
     ("x-amzn-oidc-", Reason::Credential),
+    ("x-appengine-", Reason::Forwarding),
     ("x-auth-request-", Reason::Credential),
     ("x-envoy-", Reason::Proxy),
     ("x-forwarded-", Reason::Forwarding),
+    ("x-goog-authenticated-user-", Reason::Credential),
     ("x-goog-iap-", Reason::Credential),
     ("x-ms-client-principal", Reason::Credential),
+    ("x-ssl-client-", Reason::Credential),
     ("x-torchbearer-", Reason::Proxy),
+    ("x-vercel-", Reason::Forwarding),
 ];
 
 /// Response headers that do not reach the client, sorted by name.
@@ -363,11 +391,12 @@ impl<'a> Request<'a> {
         let mut others = Vec::new();
         let mut found = false;
         for protocol in list(offered) {
-            if let Some(key) = protocol.strip_prefix(SUBPROTOCOL_KEY) {
-                self.subprotocol_key.add(key);
-                found = true;
-            } else {
-                others.push(protocol);
+            match protocol.split_at_checked(SUBPROTOCOL_KEY.len()) {
+                Some((prefix, key)) if prefix.eq_ignore_ascii_case(SUBPROTOCOL_KEY) => {
+                    self.subprotocol_key.add(key);
+                    found = true;
+                }
+                _ => others.push(protocol),
             }
         }
         if found && others.is_empty() {

@@ -43,6 +43,10 @@ fn what_identifies_or_credits_the_client_stays_here() {
         "X-Proxy-Api-Key",
         "x_proxy_api_key",
         "X_Forwarded_For",
+        "client-cert",
+        "cdn-loop",
+        "ssl-client-cert",
+        "x-appengine-user-ip",
     ] {
         assert!(request_reason(name).is_some(), "{name}");
     }
@@ -158,7 +162,7 @@ fn a_websocket_keeps_its_handshake_and_loses_its_key() {
         assert!(!request.is_websocket);
         assert!(request.strip.contains(&"upgrade") && request.strip.contains(&"connection"));
     }
-    let only = map(&[("sec-websocket-protocol", "openai-insecure-api-key.k1")]);
+    let only = map(&[("sec-websocket-protocol", "OpenAI-Insecure-API-Key.k1")]);
     let request = Request::read(&only, &Policy::default());
     assert_eq!(request.strip, ["sec-websocket-protocol"]);
     assert_eq!(request.set, []);
