@@ -10,6 +10,7 @@ use super::gate::CLIENT;
 use super::held::Held;
 use super::root::Plugin;
 use crate::config::Gate;
+use crate::headers::REPLAY;
 use crate::refusal::quota_headers;
 use crate::usage::Counter;
 use crate::verdict::{INSPECTED_BYTES, Verdict};
@@ -176,6 +177,10 @@ impl HttpContext for Stream {
 
     fn on_http_response_headers(&mut self, _headers: usize, end: bool) -> Action {
         let config = &self.held.plugin.config;
+        if config.gate.is_none() && config.bearer.is_some() {
+            // Only this filter asks for the replay, not the API.
+            let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, REPLAY);
+        }
         let head = config.gate.as_ref().map(|gate| self.clean(gate));
         let bearer = config.bearer.as_ref().filter(|_| self.held.injected.get().is_some());
         if end && bearer.is_none() || !self.held.passes() {
