@@ -45,7 +45,13 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Whether it is whole, and says that the connection ends with it.
+    fn is_last(&self) -> bool {
+        let length = self.header("content-length").and_then(|length| length.parse().ok());
+        length == Some(self.body.len()) && self.header("connection") == Some("close")
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let (head, body) = bytes.split_at(end);
         let head = String::from_utf8_lossy(head);
@@ -91,6 +97,16 @@ pub async fn raw_request(address: SocketAddr, request: &[u8]) -> Result<Answer> 
     exchange(stream, request).await
 }
 
+/// Sends these bytes and reads all that comes until the connection closes, which may be nothing.
+///
+/// # Errors
+///
+/// When there is no connection, or it is not closed in time.
+pub async fn raw_bytes(address: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>> {
+    let stream = TcpStream::connect(address).await?;
+    read_all(stream, bytes).await
+}
+
 /// Sends one request over a unix socket.
 ///
 /// # Errors
@@ -106,14 +122,29 @@ pub async fn unix_request(socket: &Path, method: &str, target: &str, body: &str)
     exchange(stream, request.as_bytes()).await
 }
 
-async fn exchange<S>(mut stream: S, request: &[u8]) -> Result<Answer>
+async fn exchange<S>(stream: S, request: &[u8]) -> Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    stream.write_all(request).await?;
+    Answer::parse(&read_all(stream, request).await?).context("the answer is not HTTP")
+}
+
+async fn read_all<S>(mut stream: S, request: &[u8]) -> Result<Vec<u8>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // A peer that has seen enough may close before it has read everything.
+    let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    // A peer that resets after its answer has still answered.
-    let _ = read.context("no answer in time")?;
-    Answer::parse(&answer).context("the answer is not HTTP")
+    let read = async {
+        // A peer that resets after its answer has still answered.
+        while stream.read_buf(&mut answer).await.is_ok_and(|bytes| bytes > 0) {
+            if Answer::parse(&answer).is_some_and(|answer| answer.is_last()) {
+                // Envoy gives its peers a second to close first.
+                let _ = stream.shutdown().await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.context("no answer in time")?;
+    Ok(answer)
 }

@@ -7,11 +7,14 @@
 mod certificates;
 mod clients;
 mod closed;
+mod guard;
 mod headers;
 mod keys;
 mod live_keys;
 mod load;
 mod login;
+mod proof;
+mod restart;
 mod secrets;
 mod socket;
 mod token;
