@@ -145,6 +145,8 @@ async fn h12_a_body_that_is_not_what_was_said_ends_its_stream() -> Result<()> {
         ("two lengths", head("5, 5"), none),
         ("a pseudo-header in the trailers", plain.clone(), &[field(":path", "/health")]),
         ("a status in the trailers", plain.clone(), &[field(":status", "200")]),
+        ("a byte in a trailer's name", plain.clone(), &[field(b"x-\xff", "a")]),
+        ("a line in a trailer", plain.clone(), &[field("x-custom", "a\r\ncookie: b")]),
         ("an upper-case name in the trailers", plain.clone(), &[field("X-Custom", "a")]),
         ("a hop-by-hop header in the trailers", plain, &[field("transfer-encoding", "chunked")]),
     ] {

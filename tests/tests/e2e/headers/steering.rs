@@ -1,17 +1,40 @@
 //! What would steer Envoy or name another host has no effect.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 use simulator::{Fault, Target};
-use tests::{Message, Outcome, Protocol};
+use tests::{Http2, Message, Outcome, Plan, Protocol, Stack, eventually};
 
 use crate::proof::{
     KEY, arrived, arrived_once, echo, forget, is_malformed, nothing_arrived, send, serves,
     with_key, with_the_key,
 };
 
+const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+
+/// A stack whose connection manager is changed.
+async fn with_manager(change: impl FnOnce(&mut Value)) -> Result<Stack> {
+    let plan = Plan { client_keys: vec![("alice", KEY)], ..Plan::default() };
+    let mut stack = Stack::prepare(plan).await?;
+    stack.login().await?;
+    stack.start_refresher().await?;
+    let mut bootstrap: Value = serde_json::from_str(&stack.bootstrap()?)?;
+    change(bootstrap.pointer_mut(MANAGER).context("the manager")?);
+    stack.start_envoy_with(&bootstrap.to_string()).await?;
+    Ok(stack)
+}
+
+/// A stack whose Envoy takes its clients for parts of its own mesh, and would obey them.
+async fn trusting() -> Result<Stack> {
+    let loopback = json!({"cidr_ranges": [{"address_prefix": "127.0.0.0", "prefix_len": 8}]});
+    with_manager(|manager| manager["internal_address_config"] = loopback).await
+}
+
 #[tokio::test]
 async fn h08_a_client_sets_no_timeout() -> Result<()> {
-    let stack = with_key().await?;
+    let stack = trusting().await?;
     for protocol in Protocol::ALL {
         let mut message = echo();
         for name in [
@@ -34,7 +57,7 @@ async fn h08_a_client_sets_no_timeout() -> Result<()> {
 
 #[tokio::test]
 async fn h08_a_client_asks_for_no_second_attempt() -> Result<()> {
-    let stack = with_key().await?;
+    let stack = trusting().await?;
     for protocol in Protocol::ALL {
         let mut message = with_the_key(Message::post("/v1/status/503", "{}"));
         for (name, value) in [
@@ -154,6 +177,40 @@ async fn h09_of_two_hosts_none_is_used() -> Result<()> {
     Ok(())
 }
 
+/// What HTTP/2 calls the scheme goes to the API as that of the connection to it, whatever the
+/// client says. The API here speaks HTTP/1.1, which has no scheme, so Envoy's own log tells.
+#[tokio::test]
+async fn h09_the_scheme_is_not_the_clients() -> Result<()> {
+    let format = "/access_log/0/typed_config/log_format/json_format";
+    let stack = with_manager(|manager| {
+        if let Some(format) = manager.pointer_mut(format) {
+            format["scheme"] = "%REQUEST_HEADER(:scheme)%".into();
+        }
+    })
+    .await?;
+    for scheme in ["https", "ftp", "http"] {
+        let message = echo();
+        let mut request = message.http2();
+        for (name, value) in &mut request.head {
+            if name == b":scheme" {
+                *value = scheme.into();
+            }
+        }
+        forget(&stack)?;
+        let outcome = Http2::connect(stack.address).await?.request(request.parts()).await?;
+        assert_eq!(outcome.status(), 200, "{scheme}: {outcome}");
+        arrived_once(&stack)?;
+    }
+    let schemes = eventually(Duration::from_secs(20), async || {
+        let log = stack.envoy().ok()?.log();
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let schemes: Vec<_> = entries.filter_map(|entry| entry.get("scheme").cloned()).collect();
+        (schemes.len() == 3).then_some(schemes)
+    });
+    assert_eq!(schemes.await.context("three log entries")?, ["http"; 3]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn h13_tunnels_and_traces_are_refused() -> Result<()> {
     let stack = with_key().await?;
@@ -184,7 +241,7 @@ async fn h13_tunnels_and_traces_are_refused() -> Result<()> {
             Some(protocol) => request.head.insert(1, (b":protocol".to_vec(), protocol.into())),
         }
         forget(&stack)?;
-        let outcome = tests::Http2::connect(stack.address).await?.request(request.parts()).await?;
+        let outcome = Http2::connect(stack.address).await?.request(request.parts()).await?;
         let refused =
             matches!(outcome, Outcome::Reset(_)) || [403, 405].contains(&outcome.status());
         assert!(refused, "{protocol:?}: {outcome}");
