@@ -1,7 +1,7 @@
 //! Client keys that are made, replaced and ended while everything runs.
 //!
 //! [`ring`] says what a change does, [`listing`] what is shown, [`duration`] how long something
-//! lasts; [`file`] keeps the keys on disk. Of a key only its digest is ever kept.
+//! lasts; [`mod@file`] keeps the keys on disk. Of a key only its digest is ever kept.
 
 pub mod duration;
 pub mod file;
