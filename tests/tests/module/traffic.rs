@@ -32,7 +32,10 @@ pub enum Went {
     Held,
     /// With these headers.
     Through(Headers),
+    /// The module has answered it.
     Answered,
+    /// Envoy has, for a time-out, say.
+    Overtaken,
 }
 
 /// How far its answer has come.
@@ -47,8 +50,8 @@ pub enum Response {
 impl World {
     /// What happens to one of the streams there are.
     pub fn of_stream(&mut self, event: Event) -> Result<()> {
-        // An answered request's body is not read any more.
-        let asks = |flow: &Flow| !flow.request_over && flow.went != Went::Answered;
+        // Of a request that has been answered, more may come until Envoy has ended it.
+        let asks = |flow: &Flow| !flow.request_over;
         let awaits =
             |flow: &Flow| flow.response == Response::Awaited && flow.went != Went::Answered;
         let answers = |flow: &Flow| matches!(flow.response, Response::Held | Response::Passing);
@@ -83,8 +86,7 @@ impl World {
                 headers.retain(|(name, _)| !name.starts_with(':'));
                 headers.insert(0, (":status".to_owned(), status.0));
                 if self.flows[index].went == Went::Held {
-                    // It is Envoy's own, for a time-out, say.
-                    self.flows[index].went = Went::Answered;
+                    self.flows[index].went = Went::Overtaken;
                 }
                 self.respond(index, headers, end)?;
                 self.settle(None)?;
@@ -135,6 +137,8 @@ impl World {
                 let headers = map.maps[REQUEST_HEADERS].take().context("its headers")?;
                 self.let_through(index, headers)?;
             }
+            let answered = self.flows[index].went == Went::Answered;
+            ensure!(action != CONTINUE || !answered, "a refused request is let through");
             let through = matches!(self.flows[index].went, Went::Through(_));
             ensure!(action == CONTINUE || !through, "a request is held that had been let through");
         }
