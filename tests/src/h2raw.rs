@@ -85,10 +85,25 @@ impl Http2 {
     ///
     /// When nothing does in time, or the answer is not HTTP/2.
     pub async fn request(&mut self, parts: Parts<'_>) -> Result<Outcome> {
+        let frames = frames(self.next_id, parts);
+        self.exchange(&frames).await
+    }
+
+    /// Makes a request without a body of this field block, which is sent as it is.
+    ///
+    /// # Errors
+    ///
+    /// When nothing comes of it in time, or the answer is not HTTP/2.
+    pub async fn request_block(&mut self, block: &[u8]) -> Result<Outcome> {
+        let frames = field_block(self.next_id, block, true);
+        self.exchange(&frames).await
+    }
+
+    async fn exchange(&mut self, frames: &[u8]) -> Result<Outcome> {
         let id = self.next_id;
         self.next_id += 2;
         // A peer that has seen enough may close before it has read everything.
-        let _ = self.stream.write_all(&frames(id, parts)).await;
+        let _ = self.stream.write_all(frames).await;
         match tokio::time::timeout(PATIENCE, self.outcome(id)).await {
             Ok(outcome) => outcome,
             Err(_) => bail!("no answer in time"),
@@ -178,7 +193,7 @@ fn code(payload: &[u8], at: usize) -> u32 {
 
 fn frames(id: u32, parts: Parts<'_>) -> Vec<u8> {
     let more = parts.body.is_some() || !parts.trailers.is_empty();
-    let mut bytes = field_block(id, parts.head, !more);
+    let mut bytes = field_block(id, &literals(parts.head), !more);
     if let Some(body) = parts.body {
         let last = parts.trailers.is_empty();
         let mut chunks = body.chunks(MAX_FRAME).peekable();
@@ -191,13 +206,13 @@ fn frames(id: u32, parts: Parts<'_>) -> Vec<u8> {
         }
     }
     if !parts.trailers.is_empty() {
-        bytes.extend(field_block(id, parts.trailers, true));
+        bytes.extend(field_block(id, &literals(parts.trailers), true));
     }
     bytes
 }
 
-/// `HEADERS`, and as many `CONTINUATION`s as it takes.
-fn field_block(id: u32, fields: &[Field], end_stream: bool) -> Vec<u8> {
+/// Fields in the form that changes no table.
+pub fn literals(fields: &[Field]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         // A literal field without indexing, with a new name (RFC 7541, section 6.2.2).
@@ -205,6 +220,24 @@ fn field_block(id: u32, fields: &[Field], end_stream: bool) -> Vec<u8> {
         string(&mut block, name);
         string(&mut block, value);
     }
+    block
+}
+
+/// A field that is added to the table, and then stands there again and again (RFC 7541, sections
+/// 6.2.1 and 6.1): a byte for each time.
+pub fn repeated(field: &Field, times: usize) -> Vec<u8> {
+    const INCREMENTAL_INDEXING: u8 = 0x40;
+    const NEWEST: u8 = 0x80 | 62;
+    let (name, value) = field;
+    let mut block = vec![INCREMENTAL_INDEXING];
+    string(&mut block, name);
+    string(&mut block, value);
+    block.resize(block.len() + times, NEWEST);
+    block
+}
+
+/// `HEADERS`, and as many `CONTINUATION`s as it takes.
+fn field_block(id: u32, block: &[u8], end_stream: bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut chunks = block.chunks(MAX_FRAME).peekable();
     let mut kind = HEADERS;

@@ -16,7 +16,7 @@ mod stack;
 pub use artefacts::{envoy_binary, filter_module, python, refresher_binary, webdriver};
 pub use canary::Canaries;
 pub use clock::{Stopwatch, eventually, unix_now};
-pub use h2raw::{Http2, Parts};
+pub use h2raw::{Http2, Parts, literals, repeated};
 pub use message::{Field, Http2Message, Message, Outcome, Protocol};
 pub use process::{Keyboard, Process, allow_open_files};
 pub use raw::{Answer, http_client, raw_bytes, raw_request, unix_request};
