@@ -10,19 +10,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Value, json};
 
+use crate::body::{self, Arrived, Unread};
 use crate::completion::{self, Completion, MODELS};
-use crate::digest::sha256_hex;
 use crate::fault::{self, Reset, Target};
 use crate::form::Parameters;
 use crate::jwt::Claims;
 use crate::log::RequestEntry;
-use crate::{DeadToken, Shared};
-
-/// The largest body that is read.
-const MAX_BODY_BYTES: usize = 64 << 20;
+use crate::{DeadToken, Shared, realtime};
 
 /// The most pieces of one answer.
 const MAX_CHUNKS: u64 = 1_000_000;
@@ -35,13 +31,15 @@ pub(crate) async fn serve(Extract(shared): Extract<Arc<Shared>>, request: Reques
     let sequence = shared.change(|state, now_ms| {
         state.logs.arrive(RequestEntry { time_ms: now_ms, ..entry.clone() })
     });
+    // An echo tells of a body without having kept it.
+    let keep = !head.uri.path().contains("/echo");
     let call = Call { sequence, head, tokens, entry };
-    let response = match Limited::new(body, MAX_BODY_BYTES).collect().await {
+    let response = match body::read(&shared, sequence, body, keep).await {
         Ok(body) => call.answer(&shared, body).await,
-        Err(error) if error.is::<LengthLimitError>() => {
+        Err(Unread::TooLarge) => {
             failure(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 MiB", None)
         }
-        Err(_) => failure(StatusCode::BAD_REQUEST, "the body did not arrive", None),
+        Err(Unread::Broken) => failure(StatusCode::BAD_REQUEST, "the body did not arrive", None),
     };
     if response.extensions().get::<Reset>().is_none() {
         let status = Some(response.status().as_u16());
@@ -100,25 +98,22 @@ struct Call {
 }
 
 impl Call {
-    async fn answer(self, shared: &Shared, body: http_body_util::Collected<Bytes>) -> Response {
-        let trailers = body.trailers().map(|trailers| shown(trailers, &[])).unwrap_or_default();
-        let body = body.to_bytes();
-        let sha256 = sha256_hex(&body);
+    async fn answer(self, shared: &Shared, body: Arrived) -> Response {
+        let trailers = shown(&body.trailers, &[]);
         let path = self.head.uri.path().to_owned();
         let fault = shared.change(|state, _| {
             state.logs.amend(self.sequence, |entry| {
                 entry.trailers = trailers;
-                entry.body_bytes = body.len();
-                entry.body_sha256.clone_from(&sha256);
+                entry.body_sha256.clone_from(&body.sha256);
             });
             let models = path == "/v1/models" && self.head.method == Method::GET;
             let fault = models.then(|| state.take_fault(Target::Models)).flatten();
             fault.or_else(|| state.take_fault(Target::Api))
         });
-        fault::strike(fault, async { self.route(shared, &path, &body, sha256) }).await
+        fault::strike(fault, async { self.route(shared, &path, &body) }).await
     }
 
-    fn route(&self, shared: &Shared, path: &str, body: &Bytes, sha256: String) -> Response {
+    fn route(&self, shared: &Shared, path: &str, body: &Arrived) -> Response {
         if let Some(refused) = self.refuse(shared) {
             return refused;
         }
@@ -126,16 +121,23 @@ impl Call {
         let reads = self.head.method == Method::GET || self.head.method == Method::HEAD;
         let posts = self.head.method == Method::POST;
         match segments.as_slice() {
-            ["echo", ..] | ["v1", "echo", ..] => self.echo(body.len(), sha256),
+            ["echo", ..] | ["v1", "echo", ..] => self.echo(body),
             ["v1", "models"] if reads => {
                 let models: Vec<Value> = MODELS.iter().map(|id| model(id)).collect();
                 Json(json!({"object": "list", "data": models})).into_response()
             }
             ["v1", "models", id] if reads && MODELS.contains(id) => Json(model(id)).into_response(),
             ["v1", "models", id] if reads => unknown_model(id),
-            ["v1", "chat", "completions"] if posts => self.complete(shared, body, "messages"),
-            ["v1", "responses"] if posts => self.complete(shared, body, "input"),
+            ["v1", "chat", "completions"] if posts => {
+                self.complete(shared, &body.bytes, "messages")
+            }
+            ["v1", "responses"] if posts => self.complete(shared, &body.bytes, "input"),
             ["v1", "status", code] if reads || posts => self.status(code),
+            ["v1", "body"] if posts => match self.query() {
+                Some(query) => body::returned(&query, &body.bytes),
+                None => failure(StatusCode::BAD_REQUEST, "a bad query", None),
+            },
+            ["v1", "realtime"] if reads => realtime::open(&self.head),
             ["v1", "models", ..] | ["v1", "chat", "completions"] | ["v1", "responses"] => {
                 failure(StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here", None)
             }
@@ -159,22 +161,26 @@ impl Call {
         })
     }
 
-    fn echo(&self, body_bytes: usize, body_sha256: String) -> Response {
+    fn query(&self) -> Option<Parameters> {
+        Parameters::parse(self.head.uri.query().unwrap_or_default().as_bytes()).ok()
+    }
+
+    fn echo(&self, body: &Arrived) -> Response {
         Json(json!({
             "method": self.entry.method,
             "path": self.entry.path,
             "headers": self.entry.headers,
             "authorization": self.entry.authorization,
-            "body_bytes": body_bytes,
-            "body_sha256": body_sha256,
+            "body_bytes": body.length,
+            "body_sha256": body.sha256,
         }))
         .into_response()
     }
 
     fn status(&self, code: &str) -> Response {
         let status = code.parse().ok().filter(|code| (200..=999).contains(code));
-        let query = Parameters::parse(self.head.uri.query().unwrap_or_default().as_bytes());
-        let (Some(Ok(status)), Ok(query)) = (status.map(StatusCode::from_u16), query) else {
+        let (Some(Ok(status)), Some(query)) = (status.map(StatusCode::from_u16), self.query())
+        else {
             return failure(
                 StatusCode::BAD_REQUEST,
                 "not a status from 200 to 999, or a bad query",

@@ -19,6 +19,8 @@
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the models |
 //! | `POST /v1/chat/completions`, `POST /v1/responses` | an answer, with `stream` as events; `x_chunks` and `x_delay_ms` in the body say how many pieces and how far apart |
 //! | any method, `/echo…`, `/v1/echo…` | what arrived |
+//! | `POST /v1/body` | the body as it came; from the query `status`, `content_type`, `content_encoding`, and `chunk` (bytes of a piece) or `split` (bytes of the first of two), `delay_ms` apart |
+//! | `GET /v1/realtime` | a WebSocket that sends back what it gets |
 //! | `GET`, `POST /v1/status/{code}` | that status; from the query `body`, `content_type`, `retry_after` |
 //!
 //! # The control endpoint
@@ -53,6 +55,7 @@ use tokio::task::JoinHandle;
 
 mod api;
 mod authorization;
+mod body;
 mod clock;
 mod completion;
 mod control;
@@ -65,6 +68,7 @@ mod jwt;
 mod listener;
 mod log;
 mod page;
+mod realtime;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
-//! The listener: HTTP/1.1 connections, with the power to reset one.
+//! The listener: HTTP/1.1 connections, with the power to reset one, or to make it a WebSocket.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::fault::Reset;
+use crate::realtime::{self, Opened};
 use crate::{Shared, api, authorization, device, endpoint, token};
 
 /// More than Envoy lets through, so that what Envoy lets through is seen.
@@ -74,11 +76,15 @@ async fn connection(stream: TcpStream, router: Router) {
     // A stream of small events is the point of this server: no waiting for more of them.
     let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
+    let opened = Arc::new(AtomicBool::new(false));
+    let opening = Arc::clone(&opened);
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = router.call(request);
+        let opening = Arc::clone(&opening);
         // Pinned, so that the connection can be polled by reference and taken apart afterwards.
         Box::pin(async move {
             let response: Response = answer.await.unwrap_or_else(|never| match never {});
+            opening.store(response.extensions().get::<Opened>().is_some(), Ordering::Relaxed);
             match response.extensions().get::<Reset>() {
                 Some(Reset) => Err(Dropped),
                 None => Ok(response),
@@ -90,8 +96,11 @@ async fn connection(stream: TcpStream, router: Router) {
         .serve_connection(TokioIo::new(stream), service);
     let ended = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
     let dropped = ended.is_err_and(|error| error.source().is_some_and(|it| it.is::<Dropped>()));
+    let parts = connection.into_parts();
     if dropped {
         // Closing with a zero linger time sends a reset instead of an orderly end.
-        let _ = connection.into_parts().io.into_inner().set_zero_linger();
+        let _ = parts.io.into_inner().set_zero_linger();
+    } else if opened.load(Ordering::Relaxed) {
+        realtime::serve(parts.io.into_inner(), parts.read_buf).await;
     }
 }

@@ -52,7 +52,7 @@ pub struct RequestEntry {
     pub status: Option<u16>,
     /// Whether the token was refused.
     pub refused: bool,
-    /// Length of the body; 0 until it has arrived.
+    /// Length of what has arrived of the body.
     pub body_bytes: usize,
     /// SHA-256 of the body, hexadecimal; empty until it has arrived.
     pub body_sha256: String,

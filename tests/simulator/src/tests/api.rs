@@ -228,3 +228,50 @@ async fn a_large_body_is_taken_and_a_stopped_simulator_is_gone() {
     // The listener closes when its aborted task is next polled, which this await lets happen.
     assert!(client.get(url).send().await.is_err());
 }
+
+#[tokio::test]
+async fn a_body_is_sent_back_in_the_pieces_that_were_asked_for() {
+    let world = World::new(Options::default()).await;
+    let (access, _) = world.grant();
+    for (query, pieces) in [
+        ("chunk=2&status=201", ["2\r\nab", "2\r\ncd", "1\r\ne\r\n"].as_slice()),
+        ("split=1&content_type=text%2Fplain", &["1\r\na\r\n", "4\r\nbcde"]),
+        ("content_encoding=gzip", &["5\r\nabcde"]),
+    ] {
+        let request = format!(
+            "POST /v1/body?{query} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {access}\r\n\
+             Connection: close\r\nContent-Length: 5\r\n\r\nabcde"
+        );
+        let (answer, _) = world.raw(request.as_bytes()).await;
+        for piece in pieces {
+            assert!(answer.contains(piece), "{query}: {answer}");
+        }
+        assert_eq!(answer.starts_with("HTTP/1.1 201"), query.contains("status"));
+        assert_eq!(answer.contains("content-type: text/plain"), query.contains("type"));
+        assert_eq!(answer.contains("content-encoding: gzip"), query.contains("encoding"));
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_wants_the_token_and_a_whole_handshake() {
+    let world = World::new(Options::default()).await;
+    let (access, _) = world.grant();
+    let complete = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (token, lines, status) in
+        [("other", complete, "401"), (access.as_str(), "", "400"), (&access, complete, "101")]
+    {
+        let request = format!(
+            "GET /v1/realtime HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\n{lines}\r\n"
+        );
+        let address = world.simulator.url().trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 1024];
+        let read = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        // RFC 6455, section 1.3, has this pair as its example.
+        assert_eq!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), status == "101");
+    }
+}
