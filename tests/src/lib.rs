@@ -9,7 +9,9 @@ mod canary;
 mod clock;
 mod h2raw;
 mod message;
+mod metrics;
 mod process;
+mod publisher;
 mod raw;
 mod stack;
 
@@ -18,6 +20,8 @@ pub use canary::Canaries;
 pub use clock::{Stopwatch, eventually, unix_now};
 pub use h2raw::{Http2, Parts, literals, repeated};
 pub use message::{Field, Http2Message, Message, Outcome, Protocol};
+pub use metrics::{Metrics, Sample};
 pub use process::{Keyboard, Process, allow_open_files};
+pub use publisher::Publisher;
 pub use raw::{Answer, http_client, raw_bytes, raw_request, unix_request};
 pub use stack::{Plan, Stack, free_port, own_port};

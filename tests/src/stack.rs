@@ -16,6 +16,7 @@ use tokio::process::Command;
 use crate::artefacts::{envoy_binary, filter_module, refresher_binary};
 use crate::canary::Canaries;
 use crate::clock::eventually;
+use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::raw::{Answer, http_client, raw_request, unix_request};
 
@@ -29,6 +30,8 @@ pub struct Plan {
     pub provider: Options,
     /// Client keys of the gate: names and keys.
     pub client_keys: Vec<(&'static str, &'static str)>,
+    /// Further ones, with what they are limited to.
+    pub limited_keys: Vec<ClientKey>,
     /// Whether to log in before the start.
     pub login: bool,
     /// How many ports the provider has registered for the callback of a login.
@@ -55,6 +58,7 @@ impl Default for Plan {
         Self {
             provider,
             client_keys: Vec::new(),
+            limited_keys: Vec::new(),
             login: true,
             callbacks: 1,
             host: Ipv4Addr::LOCALHOST.into(),
@@ -259,6 +263,7 @@ upstream = "{url}"
         let key = |(name, key): &(&str, &str)| Ok(ClientKey::of_key(name.parse()?, key.as_bytes()));
         let client_keys: Result<Vec<_>> = self.plan.client_keys.iter().map(key).collect();
         let filter = self.plan.filter.clone().map_or_else(filter_module, Ok)?;
+        let client_keys = [client_keys?, self.plan.limited_keys.clone()].concat();
         Ok(bootstrap::render(&bootstrap::Settings {
             listen: SocketAddr::new(self.plan.host, 0),
             upstream: &self.simulator.url().parse()?,
@@ -266,7 +271,7 @@ upstream = "{url}"
             socket: &self.socket(),
             admin: &self.admin_socket(),
             trusted_ca: None,
-            client_keys: &client_keys?,
+            client_keys: &client_keys,
             upstream_headers: &[],
             dead_token: &Rule::default(),
             proxy: &self.plan.proxy,
@@ -327,6 +332,15 @@ upstream = "{url}"
         let stats = self.admin("/stats?usedonly").await?.body;
         let value = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         Ok(value.and_then(|value| value.parse().ok()).unwrap_or(0))
+    }
+
+    /// Envoy's metrics.
+    ///
+    /// # Errors
+    ///
+    /// When the admin interface does not answer, or not in the form of Prometheus.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        Metrics::parse(&self.admin("/stats/prometheus").await?.body)
     }
 
     /// The URL of a path behind Envoy.
