@@ -165,6 +165,10 @@ pub const ROUTED_BY: &str = "x-forwarded-proto";
 /// there, hand an API key over.
 const SUBPROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
 
+/// Over HTTP/2 a handshake has no nonce (RFC 8441, section 5), over HTTP/1.1, which leads to the
+/// API, it has. It is for a client to know that its peer speaks the protocol and is no secret.
+const HANDSHAKE_NONCE: &[u8] = b"VG9yY2hiZWFyZXIgaDIvaA==";
+
 /// The tables with what the plugin configuration changes of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Wire")]
@@ -335,6 +339,7 @@ impl<'a> Request<'a> {
     pub fn read(headers: &'a [(String, Vec<u8>)], policy: &Policy) -> Self {
         let mut request = Self::default();
         let mut asks_for_websocket = false;
+        let mut has_nonce = false;
         let mut nominates_upgrade = false;
         for (name, value) in headers {
             let value = value.as_slice();
@@ -348,6 +353,7 @@ impl<'a> Request<'a> {
                 "sec-fetch-site" => request.fetch_site.add(value),
                 "content-encoding" => request.is_encoded = true,
                 "upgrade" => asks_for_websocket = value.eq_ignore_ascii_case(b"websocket"),
+                "sec-websocket-key" => has_nonce = true,
                 "sec-websocket-protocol" => request.read_subprotocols(value),
                 "connection" => {
                     nominates_upgrade |=
@@ -366,6 +372,9 @@ impl<'a> Request<'a> {
             // These two make the handshake, on the next hop as on this one.
             request.strip.retain(|name| !["connection", "upgrade"].contains(name));
             request.set.push(("connection", b"upgrade".to_vec()));
+            if !has_nonce {
+                request.set.push(("sec-websocket-key", HANDSHAKE_NONCE.to_vec()));
+            }
         }
         request
     }

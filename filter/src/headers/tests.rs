@@ -144,6 +144,7 @@ fn a_websocket_keeps_its_handshake_and_loses_its_key() {
         (":method", "GET"),
         ("connection", "Upgrade, x-mine"),
         ("upgrade", "WebSocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("x-mine", "1"),
         ("sec-websocket-protocol", "realtime, openai-insecure-api-key.k1,openai-beta.v1"),
     ]);
@@ -153,6 +154,10 @@ fn a_websocket_keeps_its_handshake_and_loses_its_key() {
     assert_eq!(request.subprotocol_key.value(), Some(b"k1".as_slice()));
     let rewritten = ("sec-websocket-protocol", b"realtime, openai-beta.v1".to_vec());
     assert_eq!(request.set, [rewritten, ("connection", b"upgrade".to_vec())]);
+    let over_http2 =
+        map(&[(":method", "GET"), ("connection", "upgrade"), ("upgrade", "websocket")]);
+    let request = Request::read(&over_http2, &Policy::default());
+    assert!(request.set.contains(&("sec-websocket-key", HANDSHAKE_NONCE.to_vec())));
 
     for (connection, upgrade) in
         [("upgrade", "h2c"), ("close", "websocket"), ("keep-alive", "websocket, h2c")]

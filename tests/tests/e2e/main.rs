@@ -20,3 +20,4 @@ mod socket;
 mod token;
 mod trap;
 mod up;
+mod websocket;
