@@ -71,7 +71,8 @@ impl Stream {
                 let _ = hostcalls::remove_map_value(MAP, name);
             }
         }
-        if let Some(quota) = self.held.quota.get() {
+        // A 429 of the API itself tells of the API's own limits, which the account has used up.
+        if let Some(quota) = self.held.quota.get().filter(|_| head.status != 429) {
             for (name, value) in quota_headers(&quota) {
                 let _ = hostcalls::set_map_value(MAP, name, Some(&value));
             }

@@ -80,7 +80,7 @@ async fn curl_gets_an_answer_and_a_stream() -> Result<()> {
 }
 
 /// What the OpenAI SDK saw.
-async fn sdk(stack: &Stack, key: &str, case: &str) -> Result<Value> {
+pub(crate) async fn sdk(stack: &Stack, key: &str, case: &str) -> Result<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_sdk.py");
     let mut command = Process::command(python()?);
     command.env("HOME", stack.dir()).env("OPENAI_API_KEY", key);

@@ -10,6 +10,7 @@ mod closed;
 mod guard;
 mod headers;
 mod keys;
+mod limits;
 mod live_keys;
 mod load;
 mod login;
