@@ -21,4 +21,5 @@ mod socket;
 mod token;
 mod trap;
 mod up;
+mod usage;
 mod websocket;
