@@ -167,6 +167,8 @@ impl Bootstrap {
     }
 
     fn set_retries(&mut self, proxy: &Proxy) -> Result<(), Error> {
+        let buffered = proxy.max_replay_body_bytes.max(1 << 20);
+        self.set(&format!("{LISTENER}/per_connection_buffer_limit_bytes"), buffered)?;
         self.set(&format!("{HOST}/request_body_buffer_limit"), proxy.max_replay_body_bytes)?;
         let attempts = proxy.retry_attempts;
         let delay = format!("{}s", proxy.retry_delay.as_secs_f64());

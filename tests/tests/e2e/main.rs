@@ -14,6 +14,7 @@ mod limits;
 mod live_keys;
 mod load;
 mod login;
+mod models;
 mod proof;
 mod restart;
 mod secrets;
