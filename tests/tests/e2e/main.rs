@@ -17,6 +17,7 @@ mod login;
 mod models;
 mod proof;
 mod restart;
+mod retries;
 mod secrets;
 mod socket;
 mod token;

@@ -1,0 +1,90 @@
+//! What uploads cost.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use serde_json::Value;
+use tests::{Plan, Stack, eventually};
+use tokio::net::TcpListener;
+
+const UPLOADS: usize = 50;
+
+/// What Envoy may hold of one upload, in KiB: as much as it could replay, as much as it reads ahead
+/// of that, and what it has not written yet.
+const EACH_KIB: f64 = (4 + 4 + 1) as f64 * 1024.0;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn upload() -> Bytes {
+    Bytes::from(vec![b'x'; 16 << 20])
+}
+
+#[tokio::test]
+async fn large_uploads_are_passed_on_and_not_collected() -> Result<()> {
+    let stack = Stack::start(Plan::default()).await?;
+    let before = stack.envoy()?.resident_kib()?;
+    let body = upload();
+    let uploads = (0..UPLOADS).map(|_| {
+        let request = stack.client.post(stack.url("/v1/echo")).body(body.clone());
+        tokio::spawn(request.send())
+    });
+    let uploads: Vec<_> = uploads.collect();
+    let mut most = before;
+    let done = eventually(LIMIT, async || {
+        most = stack.envoy().ok()?.resident_kib().ok()?.max(most);
+        uploads.iter().all(tokio::task::JoinHandle::is_finished).then_some(())
+    });
+    done.await.context("the uploads do not end")?;
+    for upload in uploads {
+        let answer: Value = upload.await??.json().await?;
+        assert_eq!(answer["body_bytes"], 16 << 20);
+    }
+    println!("{UPLOADS} uploads: Envoy grew by {} MiB", ((most - before) / 1024.0).round());
+    ensure!(most - before < UPLOADS as f64 * EACH_KIB, "{most} KiB, {before} before");
+    Ok(())
+}
+
+#[tokio::test]
+async fn uploads_to_an_api_that_does_not_read_are_held_within_bounds() -> Result<()> {
+    let mut stack = Stack::prepare(Plan::default()).await?;
+    stack.login().await?;
+    stack.start_refresher().await?;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let mut bootstrap: Value = serde_json::from_str(&stack.bootstrap()?)?;
+    let endpoint =
+        "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint";
+    let port = bootstrap.pointer_mut(&format!("{endpoint}/address/socket_address/port_value"));
+    *port.context("the API's port")? = silent.local_addr()?.port().into();
+    stack.start_envoy_with(&bootstrap.to_string()).await?;
+    let before = stack.envoy()?.resident_kib()?;
+    let body = upload();
+    let uploads = (0..UPLOADS).map(|_| {
+        let request = stack.client.post(stack.url("/v1/echo")).body(body.clone());
+        tokio::spawn(request.send())
+    });
+    let uploads: Vec<_> = uploads.collect();
+    let mut silent_ends = Vec::new();
+    for _ in 0..UPLOADS {
+        silent_ends.push(tokio::time::timeout(LIMIT, silent.accept()).await??);
+    }
+    // Until Envoy takes no more.
+    let mut taken = (0, 0);
+    let full = eventually(LIMIT, async || {
+        let now = stack.stat("http.proxy.downstream_cx_rx_bytes_total").await.ok()?;
+        taken = if now == taken.0 { (now, taken.1 + 1) } else { (now, 0) };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (taken.1 == 20).then_some(())
+    });
+    full.await.context("Envoy goes on reading")?;
+    let after = stack.envoy()?.resident_kib()?;
+    println!(
+        "{UPLOADS} held uploads: Envoy took {} MiB and grew by {} MiB",
+        taken.0 >> 20,
+        ((after - before) / 1024.0).round()
+    );
+    ensure!(uploads.iter().all(|upload| !upload.is_finished()), "an upload has ended");
+    ensure!(after - before < UPLOADS as f64 * EACH_KIB, "{after} KiB, {before} before");
+    uploads.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(())
+}
