@@ -222,7 +222,12 @@ impl TryFrom<Wire> for Policy {
         let normal = |names: Vec<String>| {
             names.into_iter().map(|name| normalised(&name).into_owned()).collect()
         };
-        Ok(Self { strip: normal(wire.strip), keep: normal(wire.keep) })
+        let mut policy = Self { strip: normal(wire.strip), keep: normal(wire.keep) };
+        if policy.keep.iter().any(|name| name == "cookie") {
+            // Cookies go both ways or not at all: nobody could send what was never set.
+            policy.keep.push("set-cookie".to_owned());
+        }
+        Ok(policy)
     }
 }
 
