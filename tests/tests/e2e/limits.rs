@@ -13,6 +13,7 @@ use tests::{Plan, Publisher, Stack, Stopwatch, eventually};
 use crate::clients::sdk;
 
 mod composed;
+mod trapped;
 
 const ALICE: &str = "torchbearer-key-of-alice-1";
 const ALICE_TOO: &str = "torchbearer-key-of-alice-2";

@@ -179,9 +179,27 @@ async fn a_body_beyond_the_bound_is_not_replayed_and_its_answer_passes() -> Resu
             (stack.provider().summary().refreshes == refreshes + 1).then_some(())
         });
         replaced.await.context("the token is not replaced")?;
+        assert_eq!(asked(&stack, Method::GET).await?, (200, 1), "it is there");
         let answer = stack.client.post(stack.url("/v1/echo")).body(body).send().await?;
         assert_eq!(answer.json::<Value>().await?["body_bytes"], json!(3 << 20));
         assert_eq!(stack.provider().requests().len(), 2);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_up_to_the_bound_is_replayed_whole() -> Result<()> {
+    let stack = stack(2, DELAY).await?;
+    for size in [(1 << 20) + 1, (4 << 20) - 65_536] {
+        assert_eq!(asked(&stack, Method::GET).await?.0, 200, "the token is there");
+        stack.provider().kill_access_token();
+        stack.provider().clear();
+        let body = Bytes::from(vec![b'x'; size]);
+        let answer = stack.client.post(stack.url("/v1/echo")).body(body).send().await?;
+        assert_eq!(answer.status(), 200, "{size}");
+        let [first, second] = stack.provider().requests().try_into().ok().context("a replay")?;
+        assert_eq!((first.body_bytes, second.body_bytes), (size, size));
+        assert_eq!(first.body_sha256, second.body_sha256);
     }
     Ok(())
 }
