@@ -72,6 +72,12 @@ where
     Ok(())
 }
 
+/// Reads until the socket has ended.
+async fn ended(socket: &mut Socket) -> Result<()> {
+    let end = async { while let Some(Ok(_)) = socket.next().await {} };
+    Ok(tokio::time::timeout(LIMIT, end).await?)
+}
+
 const BY_KEY: [(&str, &str); 1] = [("x-proxy-api-key", ALICE)];
 
 #[tokio::test]
@@ -208,11 +214,11 @@ async fn an_open_websocket_counts_as_a_request_under_way() -> Result<()> {
     let (mut second, _) = freed().await?;
     assert_eq!(open(&stack, PATH, &BY_KEY).await?.err(), Some(429));
     second.send(Message::text("reset")).await?;
-    while let Some(Ok(_)) = second.next().await {}
+    ended(&mut second).await?;
     // An orderly end.
     let (mut third, _) = freed().await?;
     third.close(None).await?;
-    while let Some(Ok(_)) = third.next().await {}
+    ended(&mut third).await?;
     freed().await?;
     Ok(())
 }
@@ -239,7 +245,7 @@ async fn a_websocket_can_be_opened_over_http2() -> Result<()> {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
     let connection = tokio::spawn(connection);
-    let connect = async |key: &str| {
+    let mut connect = async |key: &str| {
         let request = Request::builder()
             .method(Method::CONNECT)
             .uri(stack.url(PATH))
@@ -248,14 +254,16 @@ async fn a_websocket_can_be_opened_over_http2() -> Result<()> {
             .extension(Protocol::from_static("websocket"))
             .body(Empty::<Bytes>::new());
         // RFC 8441: only once the peer has said that it takes this.
-        sender.ready().await?;
-        anyhow::Ok(sender.send_request(request?).await?)
+        let answer = async {
+            sender.ready().await?;
+            sender.send_request(request?).await.map_err(anyhow::Error::new)
+        };
+        tokio::time::timeout(LIMIT, answer).await?
     };
-    let mut connect = connect;
     assert_eq!(connect("wrong").await?.status(), 401);
     let response = connect(ALICE).await?;
     assert_eq!(response.status(), 200);
-    let upgraded = TokioIo::new(hyper::upgrade::on(response).await?);
+    let upgraded = TokioIo::new(tokio::time::timeout(LIMIT, hyper::upgrade::on(response)).await??);
     let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
     echoed(&mut socket, Message::text("hello")).await?;
     echoed(&mut socket, Message::binary(vec![7; 1 << 20])).await?;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use serde_json::Value;
 use tests::{Plan, Stack, eventually};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 const UPLOADS: usize = 50;
@@ -22,7 +23,9 @@ fn upload() -> Bytes {
 
 #[tokio::test]
 async fn large_uploads_are_passed_on_and_not_collected() -> Result<()> {
-    let stack = Stack::start(Plan::default()).await?;
+    let stack = Stack::start(Plan { workers: 1, ..Plan::default() }).await?;
+    let first = stack.client.get(stack.url("/v1/models")).send().await?;
+    assert_eq!(first.status(), 200, "the token is there");
     let before = stack.envoy()?.resident_kib()?;
     let body = upload();
     let uploads = (0..UPLOADS).map(|_| {
@@ -47,7 +50,7 @@ async fn large_uploads_are_passed_on_and_not_collected() -> Result<()> {
 
 #[tokio::test]
 async fn uploads_to_an_api_that_does_not_read_are_held_within_bounds() -> Result<()> {
-    let mut stack = Stack::prepare(Plan::default()).await?;
+    let mut stack = Stack::prepare(Plan { workers: 1, ..Plan::default() }).await?;
     stack.login().await?;
     stack.start_refresher().await?;
     let silent = TcpListener::bind("127.0.0.1:0").await?;
@@ -57,6 +60,11 @@ async fn uploads_to_an_api_that_does_not_read_are_held_within_bounds() -> Result
     let port = bootstrap.pointer_mut(&format!("{endpoint}/address/socket_address/port_value"));
     *port.context("the API's port")? = silent.local_addr()?.port().into();
     stack.start_envoy_with(&bootstrap.to_string()).await?;
+    // One that arrives shows that the token is there.
+    let first = tokio::spawn(stack.client.get(stack.url("/v1/models")).send());
+    let mut arrived = tokio::time::timeout(LIMIT, silent.accept()).await??.0;
+    tokio::time::timeout(LIMIT, arrived.read_u8()).await??;
+    first.abort();
     let before = stack.envoy()?.resident_kib()?;
     let body = upload();
     let uploads = (0..UPLOADS).map(|_| {
