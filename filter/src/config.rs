@@ -97,8 +97,8 @@ pub struct Gate {
     #[serde(default)]
     pub headers: Policy,
     /// The largest body that is read for its model, where a client key is limited to some; a larger
-    /// one is refused. Bytes, 1 to 67108864, default 4194304. Envoy's own limit for buffered bodies
-    /// has to be at least as large.
+    /// one is refused. Bytes, 1 to 67108864, default 1048576. The listener's
+    /// `per_connection_buffer_limit_bytes`, which is as large by default, has to allow it.
     #[serde(default = "default_body", deserialize_with = "bounded_body")]
     pub max_inspected_body_bytes: usize,
 }
@@ -118,7 +118,7 @@ fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rc<ClientKey
 }
 
 fn default_body() -> usize {
-    4 << 20
+    1 << 20
 }
 
 fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {

@@ -108,9 +108,10 @@ pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
     let plugin = json!({"gate": {
         "client_keys": settings.client_keys,
         "headers": proxy.header_policy(),
-        "max_inspected_body_bytes": proxy.max_replay_body_bytes,
+        "max_inspected_body_bytes": proxy.buffer_bytes,
     }});
     bootstrap.set(&format!("{gate}/configuration/value"), plugin.to_string())?;
+    bootstrap.set(&format!("{LISTENER}/per_connection_buffer_limit_bytes"), proxy.buffer_bytes)?;
     let mut plugin = json!({"bearer": {"dead_token": settings.dead_token}});
     if let Some(plugin) = plugin.as_object_mut().filter(|_| proxy.usage) {
         plugin.insert("usage".to_owned(), json!({}));
@@ -167,8 +168,6 @@ impl Bootstrap {
     }
 
     fn set_retries(&mut self, proxy: &Proxy) -> Result<(), Error> {
-        let buffered = proxy.max_replay_body_bytes.max(1 << 20);
-        self.set(&format!("{LISTENER}/per_connection_buffer_limit_bytes"), buffered)?;
         self.set(&format!("{HOST}/request_body_buffer_limit"), proxy.max_replay_body_bytes)?;
         let attempts = proxy.retry_attempts;
         let delay = format!("{}s", proxy.retry_delay.as_secs_f64());

@@ -134,8 +134,8 @@ fn the_default_settings_are_the_shipped_values() {
     assert_eq!(rendered.pointer(&limit), shipped.pointer(&limit));
     let buffered = format!("{LISTENER}/per_connection_buffer_limit_bytes");
     assert_eq!(rendered.pointer(&buffered), shipped.pointer(&buffered));
-    let small = with_proxy(&Proxy { max_replay_body_bytes: 1, ..Proxy::default() });
-    assert_eq!(small.pointer(&buffered), Some(&json!(1 << 20)));
+    let small = with_proxy(&Proxy { buffer_bytes: 65_536, ..Proxy::default() });
+    assert_eq!(small.pointer(&buffered), Some(&json!(65_536)));
     for place in [
         format!("{MANAGER}/http_filters/0/{WASM}/configuration/value"),
         format!("{UPSTREAM}/{HTTP}/http_filters/0/{WASM}/configuration/value"),

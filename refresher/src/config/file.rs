@@ -45,6 +45,7 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     }
     let port = listener.number("port", 0..=u64::from(u16::MAX), value::PORT, problems);
     file.port = port.and_then(|port| u16::try_from(port).ok());
+    let buffer = listener.number("buffer_bytes", value::BUFFER, value::BUFFER_RULE, problems);
     listener.finish(problems);
 
     file.client_keys = client::read(&mut root, problems);
@@ -62,6 +63,7 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     import.finish(problems);
 
     file.proxy = proxy::read(&mut root, problems);
+    file.proxy.buffer_bytes = buffer.and_then(|bytes| u32::try_from(bytes).ok());
 
     let mut envoy = root.section("envoy", problems);
     let concurrency = envoy.number("concurrency", 1..=1024, "a number from 1 to 1024", problems);

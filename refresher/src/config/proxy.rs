@@ -22,9 +22,13 @@ pub struct Proxy {
     pub retry_attempts: u32,
     /// The longest pause before that. 0.025 to 60 s, default 1.
     pub retry_delay: Duration,
-    /// The largest body that can be sent a second time after a refused token, or read for its
-    /// model. Bytes, 1 to 67108864, default 4194304.
+    /// The largest body that can be sent a second time after a refused token. Bytes, 1 to 67108864,
+    /// default 4194304.
     pub max_replay_body_bytes: u32,
+    /// What Envoy holds for one connection of a client: of a body that is read for its model or that
+    /// waits for the first token, and of an answer that the client does not read. Bytes, 65536 to
+    /// 67108864, default 1048576.
+    pub buffer_bytes: u32,
     /// Whether the tokens that answers say they used are counted. Default: yes.
     pub usage: bool,
     /// Beginnings of the paths on which WebSockets may be opened. Default: none.
@@ -39,6 +43,7 @@ impl Default for Proxy {
             retry_attempts: 2,
             retry_delay: Duration::from_secs(1),
             max_replay_body_bytes: 4 << 20,
+            buffer_bytes: 1 << 20,
             usage: true,
             websocket_paths: Vec::new(),
         }
@@ -60,6 +65,7 @@ pub(super) struct Stated {
     retry_attempts: Option<u32>,
     retry_delay: Option<Duration>,
     max_replay_body_bytes: Option<u32>,
+    pub(super) buffer_bytes: Option<u32>,
     usage: Option<bool>,
     websocket_paths: Option<Vec<String>>,
 }
@@ -112,6 +118,7 @@ pub(super) fn resolve(file: &mut File, env: Environment<'_>, problems: &mut Prob
         max_replay_body_bytes: stated
             .max_replay_body_bytes
             .unwrap_or(default.max_replay_body_bytes),
+        buffer_bytes: stated.buffer_bytes.unwrap_or(default.buffer_bytes),
         usage: stated.usage.unwrap_or(default.usage),
         websocket_paths: stated.websocket_paths.unwrap_or_default(),
     };

@@ -101,7 +101,7 @@ fn a_file_that_is_not_toml_is_refused_by_line() {
 fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
     let document = "[headers]\nstrip = [\"x-tenant\"]\nkeep = [\"cookie\"]\n\
         [retry]\nattempts = 4\ndelay = 0.5\n[replay]\nmax_body_bytes = 1024\n\
-        [usage]\nenabled = false\n[websocket]\npaths = [\"/v1/realtime\"]\n";
+        [listener]\nbuffer_bytes = 65536\n[usage]\nenabled = false\n[websocket]\npaths = [\"/v1/realtime\"]\n";
     let proxy = with(document, &[]).unwrap().proxy;
     let expected = Proxy {
         strip_headers: vec!["x-tenant".to_owned()],
@@ -109,6 +109,7 @@ fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
         retry_attempts: 4,
         retry_delay: std::time::Duration::from_millis(500),
         max_replay_body_bytes: 1024,
+        buffer_bytes: 65_536,
         usage: false,
         websocket_paths: vec!["/v1/realtime".to_owned()],
     };
@@ -123,7 +124,8 @@ fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
 #[test]
 fn what_the_proxy_cannot_do_is_named() {
     let document = "[headers]\nkeep = [\"authorization\"]\n[retry]\nattempts = 11\ndelay = 0\n\
-        [replay]\nmax_body_bytes = 0\n[usage]\nenabled = 1\n[websocket]\npaths = [\"v1\"]\n";
+        [replay]\nmax_body_bytes = 0\n[listener]\nbuffer_bytes = 65535\n\
+        [usage]\nenabled = 1\n[websocket]\npaths = [\"v1\"]\n";
     let message = refusal(document, &[("UPSTREAM_RETRY_DELAY", "soon")]);
     for said in [
         "headers: \"authorization\" cannot be kept; accepted: cookies",
@@ -131,6 +133,7 @@ fn what_the_proxy_cannot_do_is_named() {
         "retry.delay: 0; accepted: seconds from 0.025 to 60",
         "UPSTREAM_RETRY_DELAY: \"soon\"; accepted: seconds from 0.025 to 60",
         "replay.max_body_bytes: 0",
+        "listener.buffer_bytes: 65535; accepted: bytes from 65536 to 67108864",
         "usage.enabled: 1; accepted: true or false",
         "websocket.paths: \"v1\"",
     ] {

@@ -14,6 +14,8 @@ pub(super) const MIN_POLL_S: u64 = 5;
 pub(super) const ATTEMPTS: &str = "a number from 0 to 10";
 pub(super) const DELAY: &str = "seconds from 0.025 to 60";
 pub(super) const POLL: &str = "seconds from 5 to 86400";
+pub(super) const BUFFER: std::ops::RangeInclusive<u64> = 65_536..=0x400_0000;
+pub(super) const BUFFER_RULE: &str = "bytes from 65536 to 67108864";
 pub(super) const PORT: &str = "a port from 0 to 65535";
 pub(super) const WINDOW: &str = "seconds, at least 30";
 

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use refresher::config::Proxy;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -123,12 +124,15 @@ async fn pour(mut stream: TcpStream) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn p03_a_thousand_stalled_readers_leave_memory_bounded() -> Result<()> {
     const READERS: usize = 1000;
-    /// What one may hold in Envoy: both sides' buffers, and the connections themselves.
-    const EACH_KIB: u64 = 512;
+    /// What one may hold in Envoy: the listener's buffer, the API's side's, which is as large here,
+    /// and the connections themselves.
+    const EACH_KIB: u64 = 256 + 256 + 64;
     // A stream has two connections, and this process has both outer ends.
     allow_open_files(4 * READERS as u64)?;
-    let mut stack = Stack::start(Plan::default()).await?;
-    stack.take_envoy()?.stop().await?;
+    let proxy = Proxy { buffer_bytes: 256 << 10, ..Proxy::default() };
+    let mut stack = Stack::prepare(Plan { proxy, ..Plan::default() }).await?;
+    stack.login().await?;
+    stack.start_refresher().await?;
     let mut bootstrap: Value = serde_json::from_str(&stack.bootstrap()?)?;
     let port = "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0\
                 /endpoint/address/socket_address/port_value";

@@ -139,15 +139,15 @@ async fn k08_what_leaves_the_model_open_is_refused() -> Result<()> {
 
 #[tokio::test]
 async fn k08_a_body_is_read_up_to_its_bound() -> Result<()> {
-    let max_replay_body_bytes = 3 << 20;
-    let proxy = Proxy { max_replay_body_bytes, ..Proxy::default() };
+    let buffer_bytes = 3 << 20;
+    let proxy = Proxy { buffer_bytes, ..Proxy::default() };
     let plan = Plan { limited_keys: vec![alice()?, bob()?], proxy, ..Plan::default() };
     let stack = Stack::start(plan).await?;
     let of_size = |size: u32| {
         let padding = size as usize - GOOD.len();
         format!("{}{}{GOOD}", " ".repeat(padding / 2), " ".repeat(padding - padding / 2))
     };
-    for (size, allowed) in [(max_replay_body_bytes, true), (max_replay_body_bytes + 1, false)] {
+    for (size, allowed) in [(buffer_bytes, true), (buffer_bytes + 1, false)] {
         let body = of_size(size);
         for answer in [
             post(&stack, &length(&body), body.as_bytes()).await?,
