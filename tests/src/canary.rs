@@ -15,7 +15,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 const CUT: usize = 8;
 
 /// How long a program may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Looks for secrets: as they are, cut, in base64 and in hexadecimal digits.
 #[derive(Debug)]
@@ -92,14 +92,16 @@ impl Canaries {
         Ok(())
     }
 
-    /// The same for what a program answers on a unix socket; one that has ended answers nothing.
+    /// The same for what a program answers on a unix socket; one that has ended or was stopped answers
+    /// nothing.
     ///
     /// # Errors
     ///
     /// When an answer shows a secret.
     pub fn clear_answers(&self, socket: &Path, targets: &[&str]) -> Result<()> {
-        for target in targets {
-            let answer = answer(socket, target).unwrap_or_default();
+        let answers =
+            targets.iter().map_while(|target| Some((target, answer(socket, target).ok()?)));
+        for (target, answer) in answers {
             self.clear(target, &answer)?;
         }
         Ok(())

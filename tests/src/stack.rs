@@ -415,7 +415,9 @@ impl Stack {
         canaries.clear_arguments()?;
         let dumps = ["/config_dump", "/stats", "/stats/prometheus", "/clusters", "/listeners"];
         canaries.clear_answers(&self.admin_socket(), &dumps)?;
-        canaries.clear_answers(&self.socket(), &["/health", "/ready"])?;
+        if self.refresher.is_some() {
+            canaries.clear_answers(&self.socket(), &["/health", "/ready"])?;
+        }
         for request in self.provider().requests() {
             let [bearer] = request.authorization.as_slice() else {
                 bail!("{} authorizations reached the API", request.authorization.len());

@@ -197,3 +197,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_readme_has_the_same_tables() {
+    let readme = include_str!("../../../README.md");
+    let section = readme.split("### Headers that stay here").nth(1).unwrap();
+    for (title, names, families) in [
+        ("| Of requests", REQUEST, REQUEST_PREFIXES),
+        ("| Of answers", RESPONSE, RESPONSE_PREFIXES),
+    ] {
+        let table = section.split(title).nth(1).unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let mut shown: Vec<(String, bool)> = Vec::new();
+        for row in rows {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let names = cells[1].split('`').skip(1).step_by(2);
+            // Of that header only a part stays.
+            let names = names.filter(|name| *name != "sec-websocket-protocol");
+            shown.extend(names.map(|name| (name.to_owned(), cells[3].starts_with("yes"))));
+        }
+        let families = families.iter().map(|(name, reason)| (format!("{name}*"), *reason));
+        let names = names.iter().map(|(name, reason)| ((*name).to_owned(), *reason));
+        let known = names.chain(families).map(|(name, reason)| (name, reason.is_negotiable()));
+        let mut known: Vec<_> = known.collect();
+        known.sort_unstable();
+        shown.sort_unstable();
+        assert_eq!(shown, known);
+    }
+}

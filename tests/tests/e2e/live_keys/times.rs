@@ -61,7 +61,7 @@ async fn k07_a_key_of_the_store_ends_by_itself() -> Result<()> {
     let made = unix_now();
     let short = keys(&stack, &["add", "short", "--expires", "6s"]).await?;
     let long = keys(&stack, &["add", "long", "--expires", "1h"]).await?;
-    answered(&stack, &long, 200, SOON).await.context("the key is not taken")?;
+    answered(&stack, &long, 200, COMMAND).await.context("the key is not taken")?;
     answered(&stack, &short, 401, COMMAND).await.context("it never ends")?;
     ensure!(unix_now() >= made + 6, "it ends too early");
     for (key, wanted) in [(&short, 401), (&long, 200)] {
@@ -83,7 +83,7 @@ async fn a_key_is_found_nowhere_but_with_its_owner() -> Result<()> {
     let stack = Stack::start(Plan::default()).await?;
     let first = keys(&stack, &["add", "alice", "--model", "grok-4*"]).await?;
     let second = keys(&stack, &["rotate", "alice"]).await?;
-    answered(&stack, &second, 200, SOON).await.context("the key is not taken")?;
+    answered(&stack, &second, 200, COMMAND).await.context("the key is not taken")?;
     let mut shown = vec![keys(&stack, &["list"]).await?, keys(&stack, &["list", "--json"]).await?];
     for target in ["/config_dump", "/stats", "/stats/prometheus"] {
         shown.push(stack.admin(target).await?.body);
