@@ -15,6 +15,8 @@ pub enum Decision<'a> {
     Admit(Option<&'a Rc<ClientKey>>),
     /// It is answered here.
     Refuse(Refusal),
+    /// The same, of a client that is known.
+    Forbid(&'a Rc<ClientKey>, Refusal),
     /// The first bundle has to arrive before this can be decided.
     AwaitBundle,
 }
@@ -100,7 +102,7 @@ fn authenticate<'a>(
     let client = identified.into_iter().flatten().next();
     match client.or_else(|| certified(keys, now, connection)) {
         Some(client) if !client.allows_path(request.path) => {
-            Decision::Refuse(Refusal::PATH_NOT_ALLOWED)
+            Decision::Forbid(client, Refusal::PATH_NOT_ALLOWED)
         }
         Some(client) => Decision::Admit(Some(client)),
         None if keys.published == Published::Awaited => Decision::AwaitBundle,

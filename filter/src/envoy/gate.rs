@@ -33,6 +33,10 @@ impl Held {
             match decide(keys, &request, clock::unix(), &Downstream) {
                 Decision::Admit(client) => Ok(client.cloned()),
                 Decision::Refuse(refusal) => Err(Step::Refuse(refusal)),
+                Decision::Forbid(client, refusal) => {
+                    name(client);
+                    Err(Step::Refuse(refusal))
+                }
                 Decision::AwaitBundle => Err(Step::Wait(Wait::FirstBundle)),
             }
         });
@@ -45,13 +49,12 @@ impl Held {
         let credential = client.as_ref().map_or(DEFAULT_CREDENTIAL, |client| &client.credential);
         let marked = hostcalls::set_property(vec![CREDENTIAL], Some(credential.as_bytes()));
         if let Some(client) = &client {
+            name(client);
             match judge(client, request, self.has_body()) {
                 Verdict::Allowed => {}
                 Verdict::Refused => return refused(Refusal::MODEL_NOT_ALLOWED),
                 Verdict::Inspect => step = Step::Read,
             }
-            let name = client.id.as_str().as_bytes();
-            let _ = hostcalls::set_property(vec![CLIENT], Some(name));
             let quota = self.plugin.limits.enter(client).map_err(Step::Refuse)?;
             self.quota.set(quota);
         }
@@ -96,6 +99,11 @@ impl Held {
     pub(super) fn client_name(&self) -> Option<&str> {
         self.client.get().map(|client| client.id.as_str())
     }
+}
+
+/// Names the client of the effective context's request to the access log and the filters behind.
+fn name(client: &ClientKey) {
+    let _ = hostcalls::set_property(vec![CLIENT], Some(client.id.as_str().as_bytes()));
 }
 
 /// The connection of the effective context's request.

@@ -46,6 +46,7 @@ fn decided(keys: Keys<'_>, headers: &[(&str, &str)], local: &str) -> String {
         Decision::Admit(None) => "anybody".to_owned(),
         Decision::Admit(Some(client)) => client.id.as_str().to_owned(),
         Decision::Refuse(refusal) => refusal.status.to_string(),
+        Decision::Forbid(client, refusal) => format!("{} {}", client.id.as_str(), refusal.status),
         Decision::AwaitBundle => "await".to_owned(),
     }
 }
@@ -99,7 +100,7 @@ fn everything_else_is_refused_alike() {
 #[test]
 fn a_key_for_some_paths_is_for_no_other() {
     let key = ("x-proxy-api-key", "limited-key");
-    assert_eq!(with_keys(&[key]), "403");
+    assert_eq!(with_keys(&[key]), "limited 403");
     assert_eq!(with_keys(&[(":path", "/v1/models"), key]), "limited");
 }
 
@@ -144,7 +145,9 @@ fn a_verified_certificate_admits_its_client() {
             &Peer { local: "10.0.0.1:1", names },
         ) {
             Decision::Admit(client) => client.map(|client| client.id.as_str().to_owned()),
-            Decision::Refuse(refusal) => Some(refusal.status.to_string()),
+            Decision::Refuse(refusal) | Decision::Forbid(_, refusal) => {
+                Some(refusal.status.to_string())
+            }
             Decision::AwaitBundle => None,
         }
     };

@@ -121,10 +121,10 @@ async fn a_client_is_known_by_the_name_in_its_verified_certificate() -> Result<(
     assert!(served.iter().all(|request| request.jti.is_some()));
 
     let expected = [
+        "\"batch\" \"path_not_allowed\"",
         "\"batch\" null",
         "\"host\" null",
         "null \"invalid_client_key\"",
-        "null \"path_not_allowed\"",
     ];
     let logged = async || {
         let log = stack.envoy().ok()?.log();

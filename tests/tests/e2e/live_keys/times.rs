@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use filter::client::Digest;
 use tests::{Plan, Stack, unix_now, unix_request};
 
-use super::{COMMAND, SOON, always, answered, keys, status};
+use super::{COMMAND, always, answered, keys, status};
 
 const EARLY: &str = "key-before-its-time";
 const LATE: &str = "key-after-its-time";
