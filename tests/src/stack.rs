@@ -1,10 +1,12 @@
 //! Provider, refresher and Envoy together.
 
+mod audit;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use filter::client::ClientKey;
 use filter::verdict::Rule;
 use refresher::bootstrap;
@@ -14,7 +16,6 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::artefacts::{envoy_binary, filter_module, refresher_binary};
-use crate::canary::Canaries;
 use crate::clock::eventually;
 use crate::metrics::Metrics;
 use crate::process::Process;
@@ -391,54 +392,6 @@ upstream = "{url}"
     /// When it was stopped before.
     pub fn take_envoy(&mut self) -> Result<Process> {
         self.envoy.take().context("Envoy was stopped")
-    }
-}
-
-/// Where secrets belong: grants and other programs' logins, what a terminal shows of what is typed
-/// there, and the browser's own profile.
-fn holds_secrets(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    ["grants", "chromium"].contains(&name) || name.ends_with(".screen")
-}
-
-impl Stack {
-    /// What must hold after every test: nothing shows a secret, and nothing reached the API without
-    /// exactly one bearer, the account's.
-    ///
-    /// # Errors
-    ///
-    /// When it does not hold.
-    pub fn audit(&self) -> Result<()> {
-        let keys: Vec<_> = self.plan.client_keys.iter().map(|(_, key)| (*key).to_owned()).collect();
-        let canaries = Canaries::new(&self.provider().secrets(), &keys)?;
-        canaries.clear_files(self.dir(), &holds_secrets)?;
-        canaries.clear_arguments()?;
-        let dumps = ["/config_dump", "/stats", "/stats/prometheus", "/clusters", "/listeners"];
-        canaries.clear_answers(&self.admin_socket(), &dumps)?;
-        if self.refresher.is_some() {
-            canaries.clear_answers(&self.socket(), &["/health", "/ready"])?;
-        }
-        for request in self.provider().requests() {
-            let [bearer] = request.authorization.as_slice() else {
-                bail!("{} authorizations reached the API", request.authorization.len());
-            };
-            ensure!(bearer != "invalid", "a foreign authorization reached the API");
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        if let Err(reason) = self.audit() {
-            #[expect(clippy::panic, reason = "the way to fail a test that has ended well so far")]
-            {
-                panic!("{reason:#}");
-            }
-        }
     }
 }
 
