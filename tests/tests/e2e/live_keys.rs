@@ -1,5 +1,6 @@
 //! Client keys that are made, replaced and revoked while requests are on their way.
 
+mod restrictions;
 mod times;
 
 use std::sync::Arc;
