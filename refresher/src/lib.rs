@@ -18,6 +18,7 @@ pub mod keys;
 pub mod login;
 pub mod logout;
 pub mod oauth;
+pub mod overview;
 pub mod provider;
 pub mod publish;
 pub mod rotation;

@@ -76,7 +76,8 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     keepers.hire(DEFAULT_CREDENTIAL)?;
     keepers.search();
     let provider = Arc::new(config.provider.clone());
-    let service = router(Service { provider, publisher, desk, keyring });
+    let started_at = clock::now().unix();
+    let service = router(Service { provider, publisher, desk, keyring, started_at });
     let server = tokio::spawn(async move { axum::serve(listener, service).await });
     let keepers = tokio::spawn(keepers.run());
     let imports = tokio::spawn(import::watch::run(config.clone(), stopping));

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,6 +42,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Copies what a terminal shows into the log, and ends when all of it is there.
+    screen: Option<JoinHandle<()>>,
     verbose: bool,
 }
 
@@ -60,7 +63,7 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
-        Ok(Self { name: name.to_owned(), child, log, verbose: true })
+        Ok(Self { name: name.to_owned(), child, log, screen: None, verbose: true })
     }
 
     /// Starts a program on a terminal of its own. What the terminal shows, what is typed included,
@@ -91,8 +94,10 @@ impl Process {
             .with_context(|| format!("{name} cannot be started"))?;
         let mut screen = keyboard.try_clone()?;
         // Ends with an error when the program, the last that has the terminal open, has ended.
-        std::thread::spawn(move || std::io::copy(&mut screen, &mut file));
-        Ok((Self { name: name.to_owned(), child, log, verbose: true }, Keyboard(keyboard)))
+        let copy = move || drop(std::io::copy(&mut screen, &mut file));
+        let screen = Some(std::thread::spawn(copy));
+        let process = Self { name: name.to_owned(), child, log, screen, verbose: true };
+        Ok((process, Keyboard(keyboard)))
     }
 
     /// Its log is not printed at its end.
@@ -152,21 +157,27 @@ impl Process {
         kill_process(id, signal).with_context(|| format!("{} cannot be signalled", self.name))
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended, and its log is whole.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        self.child.try_wait().ok().flatten().filter(|_| self.is_shown())
     }
 
-    /// Waits for its end.
+    fn is_shown(&self) -> bool {
+        self.screen.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its end, and until its log is whole.
     ///
     /// # Errors
     ///
     /// When it takes longer than `limit`.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
-        match tokio::time::timeout(limit, self.child.wait()).await {
-            Ok(status) => Ok(status?),
-            Err(_) => bail!("{} still runs after {limit:?}", self.name),
-        }
+        let Ok(status) = tokio::time::timeout(limit, self.child.wait()).await else {
+            bail!("{} still runs after {limit:?}", self.name)
+        };
+        let shown = eventually(limit, async || self.is_shown().then_some(()));
+        shown.await.with_context(|| format!("the terminal of {} is still open", self.name))?;
+        Ok(status?)
     }
 
     /// Ends it with SIGTERM, as a service manager does.

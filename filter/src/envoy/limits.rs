@@ -53,9 +53,9 @@ impl Limits {
         if client.requests_per_minute == 0 {
             return Ok(None);
         }
-        let now = clock::unix_time();
-        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let rate = exchange(&format!("torchbearer/rate/{id}"), |cell| {
+            // Read after the cell, so that it is never before the time at which that was written.
+            let now_ns = u64::try_from(clock::unix_time().as_nanos()).unwrap_or(u64::MAX);
             let (rate, new) = admit(cell, client.requests_per_minute, now_ns);
             (rate, new.map(|new| new.to_vec()))
         });

@@ -17,8 +17,14 @@ pub struct Status {
     pub reason: Option<String>,
     /// The token's generation.
     pub generation: Option<u64>,
+    /// When the token was issued, in Unix seconds.
+    #[serde(default)]
+    pub issued_at: Option<u64>,
     /// When the token expires, in Unix seconds.
     pub expires_at: Option<u64>,
+    /// When it is refreshed next, in Unix seconds.
+    #[serde(default)]
+    pub next_refresh_at: Option<u64>,
     /// Where its refresh token is exchanged.
     pub token_endpoint: Option<String>,
     /// Whether the refresh token is dead: once the access token expires, if it has not yet,

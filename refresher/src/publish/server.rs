@@ -14,13 +14,15 @@ use filter::bundle::{BUNDLE_PATH, REJECTIONS_PATH, Rejection, RejectionRefusal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::clock::{self, Now};
+use crate::keys;
+use crate::overview::{OVERVIEW_PATH, Overview};
 use crate::provider::Provider;
-use crate::publish::health;
+use crate::publish::health::{self, Health};
 use crate::publish::{Published, Publisher};
 use crate::rotation::Settlement;
 use crate::serve::desk::Desk;
 use crate::serve::keyring::Keyring;
-use crate::{clock, keys};
 
 /// The largest body of a request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -42,6 +44,17 @@ pub struct Service {
     pub desk: Desk,
     /// The client keys.
     pub keyring: Keyring,
+    /// When the refresher started, in Unix seconds.
+    pub started_at: u64,
+}
+
+impl Service {
+    fn health(&self, now: Now) -> Health {
+        let statuses = self.publisher.statuses();
+        let generation = self.publisher.subscribe().borrow().generation;
+        let alarm = self.keyring.alarm();
+        health::sum_up(&self.provider, statuses, alarm, generation, now.unix())
+    }
 }
 
 /// The answer to a reload: the client keys in this file are published by now.
@@ -59,6 +72,7 @@ pub fn router(service: Service) -> Router {
         .route(BUNDLE_PATH, get(bundle))
         .route(REJECTIONS_PATH, post(reject))
         .route(RELOAD_PATH, post(reload))
+        .route(OVERVIEW_PATH, get(report_overview))
         .route("/health", get(report_health))
         .route("/ready", get(report_readiness))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
@@ -134,11 +148,20 @@ async fn reload(State(service): State<Service>) -> Response {
 }
 
 async fn report_health(State(service): State<Service>) -> Response {
-    let statuses = service.publisher.statuses();
-    let generation = service.publisher.subscribe().borrow().generation;
-    let unix = clock::now().unix();
-    let alarm = service.keyring.alarm();
-    json(StatusCode::OK, &health::sum_up(&service.provider, statuses, alarm, generation, unix))
+    json(StatusCode::OK, &service.health(clock::now()))
+}
+
+async fn report_overview(State(service): State<Service>) -> Response {
+    let now = clock::now();
+    let overview = Overview {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: service.started_at,
+        at: now.unix(),
+        health: service.health(now),
+        workers: Vec::new(),
+        envoy: None,
+    };
+    json(StatusCode::OK, &overview)
 }
 
 async fn report_readiness(State(service): State<Service>) -> Response {
