@@ -68,7 +68,11 @@ pub struct Agenda {
 #[derive(Debug)]
 enum Poll {
     Due(Duration),
-    Calling { since: Duration },
+    Calling {
+        since: Duration,
+        /// Newer than what the poll asked with is in force since, by way of a report.
+        outdated: bool,
+    },
 }
 
 impl Default for Poll {
@@ -118,7 +122,7 @@ impl Agenda {
     pub fn calls_due(&mut self, now: Duration) -> Vec<Call> {
         let mut calls = Vec::new();
         if matches!(self.poll, Poll::Due(at) if at <= now) {
-            self.poll = Poll::Calling { since: now };
+            self.poll = Poll::Calling { since: now, outdated: false };
             calls.push(Call::Poll);
         }
         for entry in self.reports.iter_mut().filter(|entry| entry.state == State::Wanted) {
@@ -137,9 +141,15 @@ impl Agenda {
     }
 
     fn next_poll(&self, answer: Answer, now: Duration) -> Duration {
-        let since = if let Poll::Calling { since } = self.poll { since } else { now };
+        let (since, outdated) = match self.poll {
+            Poll::Calling { since, outdated } => (since, outdated),
+            Poll::Due(_) => (now, false),
+        };
         match answer {
             Answer::Newer => now,
+            // It brought what a report had brought before. The refresher is to hear at once that it
+            // is in force.
+            Answer::Nothing if outdated => now,
             // A refresher that holds polls has held this one; one that does not is not hurried.
             Answer::Nothing => now.max(since.saturating_add(RETRY)),
             Answer::LoginRequired | Answer::Failed { .. } => now.saturating_add(RETRY),
@@ -154,6 +164,9 @@ impl Agenda {
         let (login_required, seconds) = match answer {
             Answer::Newer => {
                 self.reports.retain(|entry| entry.rejection != *rejection);
+                if let Poll::Calling { outdated, .. } = &mut self.poll {
+                    *outdated = true;
+                }
                 return;
             }
             // The bundle that came may be in force already by way of the poll. If it is not, the
@@ -216,6 +229,19 @@ mod tests {
         agenda.answered(&Call::Poll, Answer::Nothing, at(25_001));
         assert_eq!(agenda.calls_due(at(25_499)), []);
         assert_eq!(agenda.calls_due(at(25_500)), [Call::Poll]);
+    }
+
+    #[test]
+    fn a_poll_that_a_report_has_overtaken_is_repeated_at_once() {
+        let mut agenda = Agenda::default();
+        agenda.report(&rejection(7), at(0));
+        let calls = agenda.calls_due(at(0));
+        assert_eq!(calls, [Call::Poll, Call::Report(rejection(7))]);
+        agenda.answered(&calls[1], Answer::Newer, at(10));
+        agenda.answered(&Call::Poll, Answer::Nothing, at(11));
+        assert_eq!(agenda.calls_due(at(11)), [Call::Poll]);
+        agenda.answered(&Call::Poll, Answer::Nothing, at(12));
+        assert_eq!(agenda.calls_due(at(12)), []);
     }
 
     #[test]

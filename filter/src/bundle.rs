@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-use crate::client::ClientKey;
+use crate::client::{ClientKey, Digest};
 use crate::json;
 
 /// The contract version that this crate reads and writes.
@@ -22,8 +22,12 @@ pub const DEFAULT_CREDENTIAL: &str = "default";
 /// The largest bundle that a filter reads, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// Path of the long poll: `GET /v1/bundle?generation=G&wait=SECONDS`.
+/// Path of the long poll: `GET /v1/bundle?generation=G&wait=SECONDS&worker=ID`.
 pub const BUNDLE_PATH: &str = "/v1/bundle";
+
+/// The parameter of the long poll by which a VM names itself, so that the refresher can tell which
+/// generation each of them serves: 1 to 32 hexadecimal digits.
+pub const WORKER_PARAMETER: &str = "worker";
 
 /// Path to which a filter reports a token that the upstream refused.
 pub const REJECTIONS_PATH: &str = "/v1/rejections";
@@ -42,6 +46,20 @@ pub struct Bundle {
     /// must not open what it protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_keys: Option<Vec<ClientKey>>,
+    /// How the refresher itself gets through the gate. It is no client key: it opens one request,
+    /// and does not count where it matters whether there are keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+}
+
+/// How the refresher gets through the gate, for its check of the whole way: a key that is good for
+/// `GET` of one path. The key is new with each start of the refresher, which alone knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Of the key.
+    pub sha256: Digest,
+    /// The path with its query, as it stands in the request.
+    pub path: String,
 }
 
 impl Bundle {
@@ -52,7 +70,7 @@ impl Bundle {
         client_keys: Option<Vec<ClientKey>>,
     ) -> Self {
         let credentials = Credentials(credentials.into_iter().collect());
-        Self { version: VERSION, generation, credentials, client_keys }
+        Self { version: VERSION, generation, credentials, client_keys, probe: None }
     }
 
     /// Reads a published bundle.
@@ -327,7 +345,9 @@ mod tests {
         "client_keys": [{"id": "alice",
             "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
             "not_before": 0, "not_after": 0, "credential": "default",
-            "paths": ["/v1/"], "models": ["grok-4*"]}]}"#;
+            "paths": ["/v1/"], "models": ["grok-4*"]}],
+        "probe": {"sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+                  "path": "/v1/models"}}"#;
 
     #[test]
     fn reads_the_documented_example() {
@@ -339,6 +359,7 @@ mod tests {
         assert_eq!(token.access_token.expose(), "abc.def");
         assert!(matches!(bundle.credentials.get("bob"), Some(Credential::LoginRequired { .. })));
         assert_eq!(bundle.client_keys.map(|keys| keys.len()), Some(1));
+        assert_eq!(bundle.probe.map(|probe| probe.path).as_deref(), Some("/v1/models"));
     }
 
     #[test]

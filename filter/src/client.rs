@@ -13,6 +13,9 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::bundle::DEFAULT_CREDENTIAL;
 
+/// The name of the refresher's own check, which no client can have.
+const PROBE: &str = "(probe)";
+
 /// What a client is known by, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
@@ -165,6 +168,12 @@ impl ClientKey {
             requests_per_minute: 0,
             concurrency: 0,
         }
+    }
+
+    /// The refresher's own way in: a key that is good for this path alone.
+    pub fn of_probe(digest: Digest, path: &str) -> Self {
+        let id = ClientId(PROBE.to_owned());
+        Self { paths: vec![path.to_owned()], ..Self::new(id, Proof::Key(digest)) }
     }
 
     /// An unrestricted entry for this key.

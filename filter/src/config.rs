@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::client::ClientKey;
 use crate::headers::Policy;
 use crate::json;
+use crate::management::PublicPaths;
 use crate::verdict::Rule;
 
 /// What one place of the filter is to do.
@@ -101,6 +102,10 @@ pub struct Gate {
     /// `per_connection_buffer_limit_bytes`, which is as large by default, has to allow it.
     #[serde(default = "default_body", deserialize_with = "bounded_body")]
     pub max_inspected_body_bytes: usize,
+    /// Pages of the refresher that need no client key: exact request targets, of
+    /// [`crate::management::PAGES`]. Default: none. They open no way to the API.
+    #[serde(default)]
+    pub public_paths: PublicPaths,
 }
 
 impl Default for Gate {
@@ -109,6 +114,7 @@ impl Default for Gate {
             client_keys: Vec::new(),
             headers: Policy::default(),
             max_inspected_body_bytes: default_body(),
+            public_paths: PublicPaths::default(),
         }
     }
 }
@@ -206,6 +212,7 @@ mod tests {
             (r#"{"gate": {"keys": []}}"#, "expected one of `client_keys`, `headers`"),
             (r#"{"gate": {"headers": {"keep": ["authorization"]}}}"#, "cannot be kept"),
             (r#"{"gate": {"max_inspected_body_bytes": 0}}"#, "accepted are 1 to 67108864"),
+            (r#"{"gate": {"public_paths": ["/v1/models"]}}"#, "accepted: /health, /health?deep=1"),
             (r#"{"gate": {}, "usage": {"max_models": 0}}"#, "accepted are 1 to 1000"),
             (r#"{"gate": {"client_keys": [{"id": "a", "sha256": "x"}]}}"#, "64 hexadecimal"),
             (r#"{"bearer": {"wait_ms": 10001}}"#, "accepted are 0 to 10000"),

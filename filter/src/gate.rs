@@ -122,7 +122,7 @@ fn certified<'a>(
 }
 
 /// The token of `Authorization: Bearer …`; the scheme in any case (RFC 9110, section 11.1).
-fn bearer_token(authorization: Single<'_>) -> Option<&[u8]> {
+pub(crate) fn bearer_token(authorization: Single<'_>) -> Option<&[u8]> {
     let value = authorization.value()?;
     let (scheme, token) = value.split_at_checked("bearer".len())?;
     let separated = token.first().is_some_and(|byte| *byte == b' ');

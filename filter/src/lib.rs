@@ -12,6 +12,7 @@ pub mod gate;
 pub mod headers;
 pub mod json;
 pub mod limit;
+pub mod management;
 pub mod model;
 pub mod refusal;
 pub mod serving;

@@ -13,6 +13,8 @@ pub struct Serving {
     bundle: Option<Bundle>,
     /// The bundle's client keys; requests keep hold of theirs.
     client_keys: Option<Vec<Rc<ClientKey>>>,
+    /// The refresher's own way in.
+    probe: Option<Rc<ClientKey>>,
     /// The whole header value of each credential that is ready.
     headers: Vec<(String, Header)>,
     /// The newest generation of each credential that the upstream refused.
@@ -105,6 +107,8 @@ impl Serving {
         }
         let client_keys = bundle.client_keys.take();
         self.client_keys = client_keys.map(|keys| keys.into_iter().map(Rc::new).collect());
+        let probe = bundle.probe.take();
+        self.probe = probe.map(|it| Rc::new(ClientKey::of_probe(it.sha256, &it.path)));
         self.bundle = Some(bundle);
         Ok(Acceptance::Accepted)
     }
@@ -130,6 +134,11 @@ impl Serving {
             (Some(_), None) => Published::Unmanaged,
             (Some(_), Some(keys)) => Published::Managed(keys),
         }
+    }
+
+    /// The refresher's own way in, which is none of the client keys.
+    pub fn probe(&self) -> Option<&Rc<ClientKey>> {
+        self.probe.as_ref()
     }
 
     /// Notes that the upstream refused the token of `generation`.

@@ -12,6 +12,7 @@ use crate::client::ClientKey;
 use crate::config::Gate;
 use crate::gate::{Connection, Decision, Keys, decide};
 use crate::headers::Request;
+use crate::management::{Entry, method_label, reconsider};
 use crate::model::{Verdict, is_allowed_by_body, judge};
 use crate::refusal::Refusal;
 
@@ -27,20 +28,29 @@ impl Held {
     pub(super) fn admit(&self, gate: &Gate) -> Step {
         let headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
         let request = Request::read(&headers, &gate.headers);
+        self.method.set(method_label(request.method));
         let decision = self.plugin.source.serving(|serving| {
             let keys = Keys { configured: &gate.client_keys, published: serving.client_keys() };
             // No host call in here comes back to the source.
-            match decide(keys, &request, clock::unix(), &Downstream) {
-                Decision::Admit(client) => Ok(client.cloned()),
-                Decision::Refuse(refusal) => Err(Step::Refuse(refusal)),
-                Decision::Forbid(client, refusal) => {
+            let decision = decide(keys, &request, clock::unix(), &Downstream);
+            match reconsider(decision, &request, &gate.public_paths, serving.probe()) {
+                Entry::Public => Ok(None),
+                Entry::Decided(Decision::Admit(client)) => Ok(Some(client.cloned())),
+                Entry::Decided(Decision::Refuse(refusal)) => Err(Step::Refuse(refusal)),
+                Entry::Decided(Decision::Forbid(client, refusal)) => {
                     name(client);
                     Err(Step::Refuse(refusal))
                 }
-                Decision::AwaitBundle => Err(Step::Wait(Wait::FirstBundle)),
+                Entry::Decided(Decision::AwaitBundle) => Err(Step::Wait(Wait::FirstBundle)),
             }
         });
-        decision.and_then(|client| self.enter(client, &request)).unwrap_or_else(|step| step)
+        match decision {
+            Ok(Some(client)) => self.enter(client, &request).unwrap_or_else(|step| step),
+            // Without the mark of a gate no bearer puts in a token, wherever the routes lead.
+            Ok(None) if clean(&request) => Step::Pass,
+            Ok(None) => Step::Refuse(Refusal::NOT_ADMITTED),
+            Err(step) => step,
+        }
     }
 
     fn enter(&self, client: Option<Rc<ClientKey>>, request: &Request<'_>) -> Result<Step, Step> {
@@ -61,19 +71,7 @@ impl Held {
         if let Some(client) = client {
             let _ = self.client.set(client);
         }
-        // What cannot be changed must not leave.
-        let removed = request
-            .strip
-            .iter()
-            .all(|name| hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_ok());
-        let replaced = request.set.iter().all(|(name, value)| {
-            hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value)).is_ok()
-        });
-        if marked.is_ok() && removed && replaced {
-            Ok(step)
-        } else {
-            refused(Refusal::NOT_ADMITTED)
-        }
+        if marked.is_ok() && clean(request) { Ok(step) } else { refused(Refusal::NOT_ADMITTED) }
     }
 
     /// Judges a body that is buffered so far, for the sake of its model.
@@ -99,6 +97,19 @@ impl Held {
     pub(super) fn client_name(&self) -> Option<&str> {
         self.client.get().map(|client| client.id.as_str())
     }
+}
+
+/// Takes out of the effective context's request what must not leave. `false`: it could not be
+/// changed, and must not leave itself.
+fn clean(request: &Request<'_>) -> bool {
+    let removed = request
+        .strip
+        .iter()
+        .all(|name| hostcalls::remove_map_value(MapType::HttpRequestHeaders, name).is_ok());
+    let replaced = request.set.iter().all(|(name, value)| {
+        hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value)).is_ok()
+    });
+    removed && replaced
 }
 
 /// Names the client of the effective context's request to the access log and the filters behind.

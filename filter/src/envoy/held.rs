@@ -30,6 +30,8 @@ pub struct Held {
     /// Whether the source knows that it waits.
     pub(super) listed: Cell<bool>,
     body: Cell<Body>,
+    /// The method, as metrics show it.
+    pub(super) method: Cell<&'static str>,
     pub(super) credential: OnceCell<String>,
     /// The client that was admitted, if keys are asked for.
     pub(super) client: OnceCell<Rc<ClientKey>>,
@@ -97,6 +99,7 @@ impl Held {
             admitted: Cell::new(false),
             listed: Cell::new(false),
             body: Cell::new(Body::None),
+            method: Cell::new("other"),
             credential: OnceCell::new(),
             client: OnceCell::new(),
             quota: Cell::new(None),

@@ -26,6 +26,7 @@ thread_local! {
     static SHARED: Rc<Metrics> = Rc::new(Metrics {
         generation: Metric::gauge("torchbearer_generation"),
         requests: RefCell::default(),
+        responses: RefCell::default(),
         tokens: RefCell::default(),
         others: RefCell::default(),
     });
@@ -72,6 +73,8 @@ pub struct Metrics {
     generation: Metric,
     /// By client: answers of each status class, 1xx to 5xx.
     requests: RefCell<Vec<(String, [Option<Metric>; 5])>>,
+    /// By method and status: answers of every kind.
+    responses: RefCell<Vec<(&'static str, u16, Metric)>>,
     /// By client and model: prompt, completion, reasoning and cached tokens.
     tokens: RefCell<Vec<(String, String, [Metric; 4])>>,
     /// What is counted rarely, by name.
@@ -82,6 +85,23 @@ impl Metrics {
     /// Those of this VM.
     pub fn shared() -> Rc<Self> {
         SHARED.with(Rc::clone)
+    }
+
+    /// Counts an answer, the API's or one that was given here. `method` is one of few.
+    pub fn responded(&self, method: &'static str, status: u16) {
+        if !(100..600).contains(&status) {
+            return;
+        }
+        let mut responses = self.responses.borrow_mut();
+        let known = responses.iter().find(|(m, s, _)| *m == method && *s == status);
+        let metric = known.map(|(_, _, metric)| *metric).unwrap_or_else(|| {
+            let metric = Metric::counter(&format!(
+                "torchbearer_responses_total;method={method};status={status}"
+            ));
+            responses.push((method, status, metric));
+            metric
+        });
+        metric.add(1);
     }
 
     /// Counts an answer to a client.

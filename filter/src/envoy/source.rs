@@ -2,6 +2,7 @@
 //! the VM, so that a gate and a bearer in one VM poll once.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher as _, RandomState};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use super::clock;
 use super::held::Held;
 use super::metrics::Metrics;
 use crate::agenda::{Agenda, Answer, Call, POLL_TIMEOUT, POLL_WAIT, REPORT_TIMEOUT, Report};
-use crate::bundle::{BUNDLE_PATH, MAX_BYTES, REJECTIONS_PATH, Rejection, RejectionRefusal};
+use crate::bundle::{
+    BUNDLE_PATH, MAX_BYTES, REJECTIONS_PATH, Rejection, RejectionRefusal, WORKER_PARAMETER,
+};
 use crate::json;
 use crate::serving::{Acceptance, Injection, Serving};
 
@@ -31,6 +34,8 @@ thread_local! {
 /// Bundles from one cluster.
 pub struct Source {
     cluster: String,
+    /// By this random number the refresher tells this VM from others.
+    worker: u64,
     serving: RefCell<Serving>,
     agenda: RefCell<Agenda>,
     calls: RefCell<Vec<Flight>>,
@@ -57,6 +62,7 @@ impl Source {
             }
             let source = Rc::new(Self {
                 cluster: cluster.to_owned(),
+                worker: RandomState::new().hash_one(0),
                 serving: RefCell::default(),
                 agenda: RefCell::default(),
                 calls: RefCell::default(),
@@ -146,7 +152,11 @@ impl Source {
         let (method, path, body, timeout) = match call {
             Call::Poll => {
                 let generation = self.serving.borrow().generation();
-                let path = format!("{BUNDLE_PATH}?generation={generation}&wait={POLL_WAIT}");
+                let worker = self.worker;
+                let path = format!(
+                    "{BUNDLE_PATH}?generation={generation}&wait={POLL_WAIT}\
+                     &{WORKER_PARAMETER}={worker:016x}"
+                );
                 ("GET", path, None, POLL_TIMEOUT)
             }
             Call::Report(rejection) => {

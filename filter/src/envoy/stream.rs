@@ -77,6 +77,7 @@ impl Stream {
                 let _ = hostcalls::set_map_value(MAP, name, Some(&value));
             }
         }
+        self.held.plugin.metrics.responded(self.held.method.get(), head.status);
         if self.held.passes() {
             self.held.plugin.metrics.answered(self.held.client_name(), head.status);
         }
