@@ -27,6 +27,13 @@ pub struct NotAPage {
     found: String,
 }
 
+impl NotAPage {
+    /// What was found, as it can be shown.
+    pub fn found(&self) -> String {
+        format!("{:?}", self.found)
+    }
+}
+
 impl PublicPaths {
     /// Takes targets as they are written in a configuration.
     ///

@@ -109,6 +109,7 @@ pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
         "client_keys": settings.client_keys,
         "headers": proxy.header_policy(),
         "max_inspected_body_bytes": proxy.buffer_bytes,
+        "public_paths": proxy.public_paths.targets(),
     }});
     bootstrap.set(&format!("{gate}/configuration/value"), plugin.to_string())?;
     bootstrap.set(&format!("{LISTENER}/per_connection_buffer_limit_bytes"), proxy.buffer_bytes)?;

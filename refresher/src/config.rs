@@ -18,6 +18,7 @@ pub use import::Import;
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
 
+use crate::admin::Admin;
 use crate::keys::listing::Place;
 use crate::provider::Provider;
 use file::File;
@@ -46,6 +47,8 @@ pub struct Config {
     pub import: Import,
     /// What the proxy does with requests.
     pub proxy: Proxy,
+    /// The API's path that the check of the whole way asks for. Default: `/v1/models`.
+    pub check_path: String,
     /// How `up` runs Envoy.
     pub envoy: Envoy,
 }
@@ -79,10 +82,16 @@ pub struct Envoy {
     pub concurrency: Option<u32>,
     /// Trust store for the upstream, PEM; unset: the system's.
     pub trusted_ca: Option<PathBuf>,
+    /// The admin interface of an Envoy that `up` did not start; unset: `envoy-admin.sock` beside the
+    /// refresher's socket, as in the shipped bootstrap.
+    pub admin: Option<Admin>,
 }
 
 /// The first port that `up` tries.
 pub const DEFAULT_PORT: u16 = 9996;
+
+/// What most APIs in the OpenAI dialect have.
+const DEFAULT_CHECK_PATH: &str = "/v1/models";
 
 /// The client whose key is `PROXY_API_KEY`.
 const API_KEY_CLIENT: &str = "default";
@@ -207,6 +216,12 @@ pub fn resolve(
         filter: path(overrides.filter.as_ref(), env, "TORCHBEARER_FILTER", file.envoy.filter),
         concurrency: file.envoy.concurrency,
         trusted_ca: file.envoy.trusted_ca,
+        admin: file.envoy.admin.map(|admin| match admin {
+            Admin::Socket(path) => {
+                Admin::Socket(path.to_str().map_or(path.clone(), |path| expand(path, env)))
+            }
+            admin => admin,
+        }),
     };
     let name = overrides.provider.clone().or_else(|| text(env, "TORCHBEARER_PROVIDER"));
     let name = name.or(file.provider).unwrap_or_else(|| "xai".to_owned());
@@ -229,6 +244,7 @@ pub fn resolve(
             rotation,
             import,
             proxy,
+            check_path: file.check_path.unwrap_or_else(|| DEFAULT_CHECK_PATH.to_owned()),
             envoy,
         }),
         _ => Err(Error::Settings(problems)),

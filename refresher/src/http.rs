@@ -8,10 +8,12 @@ use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::admin::Admin;
 use crate::chain;
 use crate::oauth::answer::Response;
 use crate::oauth::request::Request;
 use crate::provider::{Insecure, is_loopback, require_secure};
+use crate::secret::Secret;
 
 /// The longest that one exchange takes, from the first byte out to the last byte in.
 pub const DEADLINE: Duration = Duration::from_secs(15);
@@ -116,7 +118,47 @@ pub async fn ask_socket(
     let client = plain().unix_socket(socket).timeout(deadline).build().map_err(Error::Setup)?;
     let url = format!("http://localhost{path}");
     let request = if post { client.post(url) } else { client.get(url) };
-    receive(request).await
+    receive(request, MAX_BYTES).await
+}
+
+/// Asks Envoy's admin interface for a path with its query, within `deadline`; an answer of more
+/// than `max_bytes` is none.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn ask_admin(
+    admin: &Admin,
+    target: &str,
+    deadline: Duration,
+    max_bytes: usize,
+) -> Result<Response, Error> {
+    let builder = plain().timeout(deadline);
+    let (builder, base) = match admin {
+        Admin::Socket(path) => (builder.unix_socket(path.as_path()), "http://localhost"),
+        Admin::Http(url) => (builder, url.as_str().trim_end_matches('/')),
+    };
+    let client = builder.build().map_err(Error::Setup)?;
+    receive(client.get(format!("{base}{target}")), max_bytes).await
+}
+
+/// Sends a `GET` to Envoy's listener on this machine, with this client key, within `deadline`.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn ask_listener(
+    url: &str,
+    key: Option<&Secret>,
+    deadline: Duration,
+) -> Result<Response, Error> {
+    let client = plain().user_agent(USER_AGENT).timeout(deadline).build().map_err(Error::Setup)?;
+    let request = client.get(url);
+    let request = match key {
+        Some(key) => request.bearer_auth(key.expose()),
+        None => request,
+    };
+    receive(request, MAX_BYTES).await
 }
 
 async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Response, Error> {
@@ -131,16 +173,16 @@ async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Respons
         None => builder,
         Some((user, password)) => builder.basic_auth(user, Some(password.expose())),
     };
-    receive(builder.header(ACCEPT, "application/json")).await
+    receive(builder.header(ACCEPT, "application/json"), MAX_BYTES).await
 }
 
-async fn receive(request: reqwest::RequestBuilder) -> Result<Response, Error> {
+async fn receive(request: reqwest::RequestBuilder, max_bytes: usize) -> Result<Response, Error> {
     let mut answer = request.send().await.map_err(failure)?;
     let retry_after = answer.headers().get(RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = answer.chunk().await.map_err(failure)? {
-        if body.len() + chunk.len() > MAX_BYTES {
+        if body.len() + chunk.len() > max_bytes {
             return Err(Error::TooLarge);
         }
         body.extend_from_slice(&chunk);

@@ -6,8 +6,10 @@
 //! setting means, [`keys`] what a change of the client keys does. Time, randomness, sockets and files are met at the edge only: [`clock`],
 //! [`http`], [`store`], [`serve`], [`up`] and the interactive half of [`login`].
 
+pub mod admin;
 pub mod bootstrap;
 pub mod chain;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -17,6 +19,7 @@ pub mod import;
 pub mod keys;
 pub mod login;
 pub mod logout;
+pub mod memory;
 pub mod oauth;
 pub mod overview;
 pub mod provider;
@@ -27,5 +30,6 @@ pub mod secret;
 pub mod serve;
 pub mod status;
 pub mod store;
+pub mod surroundings;
 pub mod transfer;
 pub mod up;

@@ -109,6 +109,12 @@ impl Provider {
         Ok(Client { id: grant.client_id.clone(), proof: Proof::None, params })
     }
 
+    /// The name under which `/health` shows it: the preset `xai` has that of the predecessors, whose
+    /// clients know no other.
+    pub fn known_as(&self) -> &str {
+        if self.name == "xai" { "xai-oauth" } else { &self.name }
+    }
+
     /// Whether the client's id is the preset's, and not one that the user has chosen.
     pub fn has_preset_client(&self) -> bool {
         let preset = preset::preset(&self.name).and_then(|fields| fields.client_id);

@@ -1,20 +1,27 @@
 //! The way out: the bundle, and the unix socket on which filters fetch it.
 
+pub mod exposition;
 pub mod health;
+pub mod metrics;
 pub mod server;
 pub mod socket;
+pub mod workers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use filter::bundle::{Bundle, Credential};
+use filter::bundle::{Bundle, Credential, Probe};
 use filter::client::ClientKey;
 use tokio::sync::watch;
 
+use crate::clock::Now;
 use crate::{chain, store};
 use health::Status;
+
+/// Of how many bundles it is remembered when they were published.
+const REMEMBERED: usize = 64;
 
 /// A bundle as it goes over the socket.
 #[derive(Clone, Debug, Default)]
@@ -40,11 +47,15 @@ struct Inner {
     credentials: BTreeMap<String, Credential>,
     statuses: BTreeMap<String, Status>,
     client_keys: Option<Vec<ClientKey>>,
+    probe: Option<Probe>,
+    /// The latest generations, and when they were published on the boot-time clock.
+    history: VecDeque<(u64, u64)>,
 }
 
 impl Publisher {
-    /// A publisher whose generations continue those that `generation_file` remembers.
-    pub fn new(generation_file: PathBuf) -> Self {
+    /// A publisher whose generations continue those that `generation_file` remembers, and whose
+    /// bundles let this probe in.
+    pub fn new(generation_file: PathBuf, probe: Option<Probe>) -> Self {
         let remembered = std::fs::read_to_string(&generation_file).ok();
         let generation = remembered.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let inner = Inner {
@@ -53,13 +64,15 @@ impl Publisher {
             credentials: BTreeMap::new(),
             statuses: BTreeMap::new(),
             client_keys: None,
+            probe,
+            history: VecDeque::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)), published: watch::Sender::default() }
     }
 
-    /// Takes the state of a credential, and publishes a new bundle at `unix_ms` if it differs from
-    /// the published one.
-    pub fn update(&self, name: &str, credential: Credential, status: Status, unix_ms: u64) {
+    /// Takes the state of a credential, and publishes a new bundle if it differs from the published
+    /// one.
+    pub fn update(&self, name: &str, credential: Credential, status: Status, now: Now) {
         let mut inner = self.lock();
         inner.statuses.insert(name.to_owned(), status);
         if inner.credentials.get(name) == Some(&credential) {
@@ -70,12 +83,12 @@ impl Publisher {
             _ => 0,
         };
         inner.credentials.insert(name.to_owned(), credential);
-        self.publish(&mut inner, unix_ms.max(token));
+        self.publish(&mut inner, token, now);
     }
 
     /// Takes the client keys; with a list, even an empty one, a key is required. Publishes a new
-    /// bundle at `unix_ms` if they differ from the published ones.
-    pub fn require(&self, client_keys: Option<Vec<ClientKey>>, unix_ms: u64) {
+    /// bundle if they differ from the published ones.
+    pub fn require(&self, client_keys: Option<Vec<ClientKey>>, now: Now) {
         let mut inner = self.lock();
         if inner.client_keys == client_keys {
             return;
@@ -83,19 +96,22 @@ impl Publisher {
         inner.client_keys = client_keys;
         // The first bundle is that of the first credential.
         if !inner.credentials.is_empty() {
-            self.publish(&mut inner, unix_ms);
+            self.publish(&mut inner, 0, now);
         }
     }
 
-    fn publish(&self, inner: &mut Inner, least: u64) {
-        inner.generation = least.max(inner.generation.saturating_add(1));
+    fn publish(&self, inner: &mut Inner, least: u64, now: Now) {
+        inner.generation = now.unix_ms.max(least).max(inner.generation.saturating_add(1));
         let text = inner.generation.to_string();
         if let Err(error) = store::replace_private(&inner.generation_file, text.as_bytes()) {
             // The wall clock alone carries the generation over a restart then.
             tracing::warn!(error = %chain::line(&error), "the bundle's generation could not be stored");
         }
-        let bundle =
+        inner.history.truncate(REMEMBERED - 1);
+        inner.history.push_front((inner.generation, now.boot_ms));
+        let mut bundle =
             Bundle::new(inner.generation, inner.credentials.clone(), inner.client_keys.clone());
+        bundle.probe.clone_from(&inner.probe);
         // String keys and no floats: it always serializes.
         let document = serde_json::to_vec(&bundle).unwrap_or_default().into();
         let published = Published { generation: inner.generation, document };
@@ -106,6 +122,13 @@ impl Publisher {
     /// The latest bundle, and word of every newer one.
     pub fn subscribe(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
+    }
+
+    /// When the bundle of a generation was published, on the boot-time clock, if it is one of the
+    /// latest of this process.
+    pub fn published_ms(&self, generation: u64) -> Option<u64> {
+        let inner = self.lock();
+        inner.history.iter().find_map(|(known, at)| (*known == generation).then_some(*at))
     }
 
     /// The credentials' states, by name.

@@ -66,6 +66,8 @@ pub struct Machine {
     class: String,
     last_exchange_ms: Option<u64>,
     rejections_ms: Vec<u64>,
+    /// Whether the last exchange was begun for a token that was refused.
+    rejected: bool,
 }
 
 impl Machine {
@@ -79,6 +81,7 @@ impl Machine {
             class: String::new(),
             last_exchange_ms: None,
             rejections_ms: Vec::new(),
+            rejected: false,
         }
     }
 
@@ -96,12 +99,22 @@ impl Machine {
 
     /// When to send the next [`Event::Tick`] at the latest, as of `now_ms`.
     pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
-        let due = match self.phase {
-            Phase::Waiting { due_ms, .. } => due_ms,
-            Phase::Exchanging | Phase::Dead { .. } => None,
-        };
+        let due = self.due_ms();
         let expiry = self.token().map(|token| token.life.expires_ms).filter(|&at| at > now_ms);
         due.into_iter().chain(expiry).min()
+    }
+
+    /// When the grant is spent next, as far as that is known.
+    pub fn due_ms(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Waiting { due_ms, .. } => due_ms,
+            Phase::Exchanging | Phase::Dead { .. } => None,
+        }
+    }
+
+    /// Whether the last exchange was begun for a token that was refused.
+    pub fn was_rejected(&self) -> bool {
+        self.rejected
     }
 
     /// What to publish at `now_ms`. A token that is valid is never withdrawn, whatever has become
@@ -274,7 +287,8 @@ impl Machine {
 
     fn begin(&mut self, now_ms: u64) -> Option<Action> {
         match self.phase {
-            Phase::Waiting { due_ms: Some(due_ms), .. } if due_ms <= now_ms => {
+            Phase::Waiting { due_ms: Some(due_ms), cause } if due_ms <= now_ms => {
+                self.rejected = cause == Cause::Rejection;
                 self.phase = Phase::Exchanging;
                 self.last_exchange_ms = Some(now_ms);
                 Some(Action::Exchange)

@@ -14,10 +14,13 @@ use filter::bundle::DEFAULT_CREDENTIAL;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::check::Checker;
 use crate::config::Config;
 use crate::publish::server::{Service, router};
+use crate::publish::workers::Workers;
 use crate::publish::{Publisher, socket};
 use crate::store::{self, Store};
+use crate::surroundings::Surroundings;
 use crate::{chain, clock, import};
 use desk::Desk;
 use keeper::Keeper;
@@ -45,6 +48,7 @@ pub enum Error {
 pub struct Sidecar {
     stop: watch::Sender<bool>,
     socket: PathBuf,
+    surroundings: Surroundings,
     keepers: tokio::task::JoinHandle<()>,
     imports: tokio::task::JoinHandle<()>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -59,7 +63,13 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     store::create_private_directory(&config.state_dir)?;
     let listener = socket::listen(&config.socket).await?;
     let generations = config.state_dir.join("generation");
-    let publisher = Publisher::new(generations);
+    let surroundings = Surroundings::of(&config);
+    // Where the system has no randomness, no check gets through a gate that asks for keys.
+    let bits = clock::random_bits().ok();
+    let bits = bits.as_ref().map(|bits| bits.as_slice());
+    let clock = clock::Clock::system();
+    let checker = Checker::new(&config.check_path, bits, surroundings.clone(), clock);
+    let publisher = Publisher::new(generations, checker.probe());
     // Before the first credential, so that no bundle is without them.
     let keyring = Keyring::open(&config, publisher.clone(), clock::now())?;
     let desk = Desk::default();
@@ -77,12 +87,22 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     keepers.search();
     let provider = Arc::new(config.provider.clone());
     let started_at = clock::now().unix();
-    let service = router(Service { provider, publisher, desk, keyring, started_at });
+    let service = router(Service {
+        provider,
+        publisher,
+        desk,
+        keyring,
+        started_at,
+        workers: Workers::default(),
+        surroundings: surroundings.clone(),
+        checker,
+    });
     let server = tokio::spawn(async move { axum::serve(listener, service).await });
     let keepers = tokio::spawn(keepers.run());
     let imports = tokio::spawn(import::watch::run(config.clone(), stopping));
     tracing::info!(socket = %config.socket.display(), provider = %config.provider.name, "serving");
-    Ok(Sidecar { stop, socket: config.socket.clone(), keepers, imports, server })
+    let socket = config.socket.clone();
+    Ok(Sidecar { stop, socket, surroundings, keepers, imports, server })
 }
 
 impl Sidecar {
@@ -96,6 +116,11 @@ impl Sidecar {
             Ok(Err(error)) => Error::Server(error),
             _ => Error::Server(std::io::Error::other("its task has ended")),
         }
+    }
+
+    /// Where the sidecar looks for Envoy.
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     /// Stops: an exchange under way is finished and stored first.

@@ -118,7 +118,8 @@ impl Report {
 pub async fn collect(config: &Config) -> Result<Report, store::Error> {
     let answer = http::ask_socket(&config.socket, "/health", false, DEADLINE).await;
     let health = answer.ok().and_then(|answer| serde_json::from_slice::<Health>(&answer.body).ok());
-    let serving = health.as_ref().is_some_and(|health| health.provider == config.provider.name);
+    let serving =
+        health.as_ref().is_some_and(|health| health.provider_setting == config.provider.name);
     let (client_keys_alarm, credentials) = match health.filter(|_| serving) {
         Some(mut health) => (health.client_keys_alarm.take(), served(health)),
         None => (None, stored(config)?),

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::keys::listing::State;
 use crate::keys::{KeyFile, Ring};
 use crate::status::{self, Report};
+use crate::surroundings::Surroundings;
 use crate::{bootstrap, chain, clock, serve, store};
 use envoy::Program;
 use supervise::{Envoy, Paths};
@@ -98,9 +99,10 @@ pub async fn run(
     let program = Program::find(config.envoy.bin.as_deref())?;
     program.check().await?;
     let mut sidecar = serve::start(config.clone()).await?;
+    let surroundings = sidecar.surroundings().clone();
     let mut stop = std::pin::pin!(stop);
     let result = tokio::select! {
-        result = attend(&config, program, filter, client_keys, out, stop.as_mut()) => result,
+        result = attend(&config, program, filter, client_keys, &surroundings, out, stop.as_mut()) => result,
         error = sidecar.failed() => Err(error.into()),
     };
     sidecar.stop().await;
@@ -186,6 +188,7 @@ async fn attend(
     program: Program,
     filter: PathBuf,
     client_keys: ClientKeys,
+    surroundings: &Surroundings,
     out: &mut impl Write,
     mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Error> {
@@ -194,6 +197,7 @@ async fn attend(
     let mut tried = None;
     let (envoy, address) = loop {
         let address = port::free(config.listener, tried)?;
+        surroundings.settle(address, &paths.admin);
         let settings = bootstrap::Settings {
             listen: address,
             upstream: &config.provider.upstream,

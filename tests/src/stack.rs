@@ -2,7 +2,9 @@
 
 mod audit;
 
+use std::fs::DirBuilder;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -178,7 +180,8 @@ upstream = "{url}"
     }
 
     fn admin_socket(&self) -> PathBuf {
-        self.dir().join("admin.sock")
+        // Where the refresher looks for it.
+        self.state_dir().join("envoy-admin.sock")
     }
 
     /// The provider's control.
@@ -287,6 +290,8 @@ upstream = "{url}"
     pub async fn start_envoy_with(&mut self, bootstrap: &str) -> Result<()> {
         let file = self.dir().join("bootstrap.json");
         std::fs::write(&file, bootstrap)?;
+        // Envoy's admin socket is to be in there, also where no refresher has run yet.
+        DirBuilder::new().recursive(true).mode(0o700).create(self.state_dir())?;
         let mut command = Process::command(envoy_binary()?);
         command.arg("-c").arg(file).arg("--use-dynamic-base-id");
         command.args(["--concurrency", &self.plan.workers.to_string()]);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use filter::client::ClientKey;
+use filter::management::{PAGES, PublicPaths};
 use toml::Table;
 
 use super::problem::Problems;
@@ -25,6 +26,7 @@ pub(super) struct File {
     pub(super) hermes: Option<PathBuf>,
     pub(super) poll_interval_s: Option<u64>,
     pub(super) proxy: proxy::Stated,
+    pub(super) check_path: Option<String>,
     pub(super) envoy: Envoy,
     pub(super) providers: Vec<(String, Fields)>,
 }
@@ -65,6 +67,17 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     file.proxy = proxy::read(&mut root, problems);
     file.proxy.buffer_bytes = buffer.and_then(|bytes| u32::try_from(bytes).ok());
 
+    let mut health = root.section("health", problems);
+    let public = health.texts("public", problems).unwrap_or_default();
+    match PublicPaths::of(&public) {
+        Ok(paths) => file.proxy.public_paths = paths,
+        Err(error) => problems.unaccepted("health.public", &error.found(), &PAGES.join(", ")),
+    }
+    if let Some(path) = health.text("check_path", problems) {
+        file.check_path = problems.take("health.check_path", value::check_path(&path));
+    }
+    health.finish(problems);
+
     let mut envoy = root.section("envoy", problems);
     let concurrency = envoy.number("concurrency", 1..=1024, "a number from 1 to 1024", problems);
     file.envoy = Envoy {
@@ -72,6 +85,9 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
         filter: envoy.text("filter", problems).map(Into::into),
         concurrency: concurrency.and_then(|number| u32::try_from(number).ok()),
         trusted_ca: envoy.text("trusted_ca", problems).map(Into::into),
+        admin: envoy
+            .text("admin", problems)
+            .and_then(|admin| problems.take("envoy.admin", value::admin(&admin))),
     };
     envoy.finish(problems);
 

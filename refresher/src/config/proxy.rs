@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use filter::headers::Policy;
 use filter::json;
+use filter::management::PublicPaths;
 use serde_json::{Value, json};
 
 use super::file::File;
@@ -33,6 +34,8 @@ pub struct Proxy {
     pub usage: bool,
     /// Beginnings of the paths on which WebSockets may be opened. Default: none.
     pub websocket_paths: Vec<String>,
+    /// Pages of the refresher that need no client key. Default: none.
+    pub public_paths: PublicPaths,
 }
 
 impl Default for Proxy {
@@ -46,6 +49,7 @@ impl Default for Proxy {
             buffer_bytes: 1 << 20,
             usage: true,
             websocket_paths: Vec::new(),
+            public_paths: PublicPaths::default(),
         }
     }
 }
@@ -68,6 +72,7 @@ pub(super) struct Stated {
     pub(super) buffer_bytes: Option<u32>,
     usage: Option<bool>,
     websocket_paths: Option<Vec<String>>,
+    pub(super) public_paths: PublicPaths,
 }
 
 pub(super) fn read(root: &mut Section, problems: &mut Problems) -> Stated {
@@ -121,6 +126,7 @@ pub(super) fn resolve(file: &mut File, env: Environment<'_>, problems: &mut Prob
         buffer_bytes: stated.buffer_bytes.unwrap_or(default.buffer_bytes),
         usage: stated.usage.unwrap_or(default.usage),
         websocket_paths: stated.websocket_paths.unwrap_or_default(),
+        public_paths: stated.public_paths,
     };
     // The filter knows best what it accepts.
     if let Err(reason) = json::read::<Policy>(proxy.header_policy().to_string().as_bytes()) {

@@ -1,5 +1,7 @@
 use filter::client::Proof;
 
+use filter::management::PublicPaths;
+
 use super::*;
 use std::collections::HashMap;
 
@@ -101,7 +103,8 @@ fn a_file_that_is_not_toml_is_refused_by_line() {
 fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
     let document = "[headers]\nstrip = [\"x-tenant\"]\nkeep = [\"cookie\"]\n\
         [retry]\nattempts = 4\ndelay = 0.5\n[replay]\nmax_body_bytes = 1024\n\
-        [listener]\nbuffer_bytes = 65536\n[usage]\nenabled = false\n[websocket]\npaths = [\"/v1/realtime\"]\n";
+        [listener]\nbuffer_bytes = 65536\n[usage]\nenabled = false\n[websocket]\npaths = [\"/v1/realtime\"]\n\
+        [health]\npublic = [\"/ready\"]\n";
     let proxy = with(document, &[]).unwrap().proxy;
     let expected = Proxy {
         strip_headers: vec!["x-tenant".to_owned()],
@@ -112,6 +115,7 @@ fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
         buffer_bytes: 65_536,
         usage: false,
         websocket_paths: vec!["/v1/realtime".to_owned()],
+        public_paths: PublicPaths::of(&["/ready".to_owned()]).unwrap(),
     };
     assert_eq!(proxy, expected);
     assert_eq!(with("", &[]).unwrap().proxy, Proxy::default());
@@ -280,4 +284,36 @@ fn a_file_of_hermes_is_watched_only_where_one_is_named() {
             "HERMES_POLL_INTERVAL: \"4\"; accepted: seconds from 5 to 86400",
         ]
     );
+}
+
+#[test]
+fn where_envoy_is_and_what_is_checked_can_be_said() {
+    let config = with("", &[]).unwrap();
+    assert_eq!(config.check_path, "/v1/models");
+    assert_eq!(config.envoy.admin, None);
+    let document =
+        |admin| format!("[health]\ncheck_path = \"/v2/ping?a=b\"\n[envoy]\nadmin = \"{admin}\"\n");
+    for (admin, expected) in [
+        ("/run/envoy.sock", Admin::Socket("/run/envoy.sock".into())),
+        ("~/envoy.sock", Admin::Socket("/home/me/envoy.sock".into())),
+        ("http://127.0.0.1:9901", Admin::Http("http://127.0.0.1:9901/".parse().unwrap())),
+        ("http://[::1]:9901/", Admin::Http("http://[::1]:9901/".parse().unwrap())),
+    ] {
+        let config = with(&document(admin), &[("HOME", "/home/me")]).unwrap();
+        assert_eq!(config.check_path, "/v2/ping?a=b");
+        assert_eq!(config.envoy.admin, Some(expected));
+    }
+    for admin in
+        ["envoy.sock", "http://10.0.0.1:9901", "https://127.0.0.1:1", "http://localhost:1/stats"]
+    {
+        let message = refusal(&document(admin), &[]);
+        assert!(message.contains("accepted: the path of a unix socket, or http://"), "{message}");
+    }
+    for path in ["v1/models", "//evil.example/", "/a b", "/a#b", "/\u{e9}"] {
+        let message = refusal(&format!("[health]\ncheck_path = \"{path}\"\n"), &[]);
+        assert!(message.contains("accepted: a path of the API"), "{message}");
+    }
+    let message = refusal("[health]\npublic = [\"/v1/models\"]\n", &[]);
+    let accepted = "accepted: /health, /health?deep=1, /ready, /metrics";
+    assert!(message.starts_with("health.public: \"/v1/models\"; ") && message.contains(accepted));
 }

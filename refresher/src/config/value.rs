@@ -3,7 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use url::Url;
+
 use super::problem::Refused;
+use crate::admin::Admin;
+use crate::provider::is_loopback;
 
 /// The shortest refresh window, in seconds.
 pub(super) const MIN_WINDOW_S: u64 = 30;
@@ -24,6 +28,28 @@ pub(super) fn host(text: &str) -> Result<IpAddr, Refused> {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     text.parse().map_err(|_| refused(text, "an IP address or localhost"))
+}
+
+/// Envoy's admin interface can stop Envoy, so it has to be on this machine.
+pub(super) fn admin(text: &str) -> Result<Admin, Refused> {
+    const ACCEPTED: &str = "the path of a unix socket, or http://ADDRESS:PORT on loopback";
+    if text.starts_with('/') || text.starts_with("~/") {
+        return Ok(Admin::Socket(text.into()));
+    }
+    let url = Url::parse(text).ok();
+    let url = url.filter(|url| {
+        let bare = url.path() == "/" && url.query().is_none() && url.username().is_empty();
+        url.scheme() == "http" && bare && is_loopback(url)
+    });
+    url.map(Admin::Http).ok_or_else(|| refused(text, ACCEPTED))
+}
+
+/// What a `GET` of the API can ask for, as it stands in a request.
+pub(super) fn check_path(text: &str) -> Result<String, Refused> {
+    const ACCEPTED: &str = "a path of the API, such as \"/v1/models\"";
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\#".contains(&byte));
+    let path = text.starts_with('/') && !text.starts_with("//") && plain && text.len() <= 256;
+    if path { Ok(text.to_owned()) } else { Err(refused(text, ACCEPTED)) }
 }
 
 pub(super) fn port(text: &str) -> Result<u16, Refused> {

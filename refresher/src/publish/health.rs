@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use filter::bundle::DEFAULT_CREDENTIAL;
 use serde::{Deserialize, Serialize};
 
+use crate::check::DeepCheck;
 use crate::provider::Provider;
 
 /// The state of one credential, without its secrets.
@@ -36,6 +37,9 @@ pub struct Status {
     pub alarm: Option<String>,
     /// How the refreshes went.
     pub oauth_refresh: Refreshes,
+    /// Of these, the ones for a token that the API refused.
+    #[serde(default)]
+    pub rejection_refresh: Rejections,
 }
 
 impl Status {
@@ -63,6 +67,19 @@ pub struct Refreshes {
     pub refresh_failure_count: u64,
 }
 
+/// How the refreshes went that the API caused, by refusing a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejections {
+    /// How many there were.
+    pub attempts: u64,
+    /// Those that ended with another token.
+    pub successes: u64,
+    /// Of these, the ones where the provider gave it; the others found it in the store.
+    pub renewals: u64,
+    /// Those that did not.
+    pub failures: u64,
+}
+
 impl Refreshes {
     /// Forgets a failure that is of an earlier grant; what was counted stays.
     pub fn forgive(&mut self) {
@@ -79,8 +96,11 @@ impl Refreshes {
 pub struct Health {
     /// `ok`, or `degraded` while a credential is not ready, or there is an alarm.
     pub status: String,
-    /// The provider's name.
+    /// The provider's name, as the predecessors' clients know it.
     pub provider: String,
+    /// The provider's name in the settings.
+    #[serde(default)]
+    pub provider_setting: String,
     /// The API's base address.
     pub api_base: String,
     /// When the default credential's token expires, in Unix seconds.
@@ -101,6 +121,9 @@ pub struct Health {
     pub generation: u64,
     /// All credentials by name.
     pub credentials: BTreeMap<String, Status>,
+    /// What a request to the API found, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deep_check: Option<DeepCheck>,
 }
 
 /// Sums up the credentials at `unix`, in Unix seconds.
@@ -117,7 +140,8 @@ pub fn sum_up(
         !credentials.is_empty() && credentials.values().all(well) && client_keys_alarm.is_none();
     Health {
         status: if ok { "ok" } else { "degraded" }.to_owned(),
-        provider: provider.name.clone(),
+        provider: provider.known_as().to_owned(),
+        provider_setting: provider.name.clone(),
         api_base: provider.upstream.as_str().trim_end_matches('/').to_owned(),
         token_expires_at: default.expires_at,
         token_seconds_to_expiry: default.expires_at.map(|at| at.saturating_sub(unix)),
@@ -127,6 +151,7 @@ pub fn sum_up(
         client_keys_alarm,
         generation,
         credentials,
+        deep_check: None,
     }
 }
 

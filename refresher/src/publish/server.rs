@@ -14,15 +14,21 @@ use filter::bundle::{BUNDLE_PATH, REJECTIONS_PATH, Rejection, RejectionRefusal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::admin::Error;
+use crate::check::Checker;
 use crate::clock::{self, Now};
-use crate::keys;
 use crate::overview::{OVERVIEW_PATH, Overview};
 use crate::provider::Provider;
+use crate::publish::exposition::{self, Page};
 use crate::publish::health::{self, Health};
+use crate::publish::metrics::{self, Facts};
+use crate::publish::workers::Workers;
 use crate::publish::{Published, Publisher};
 use crate::rotation::Settlement;
 use crate::serve::desk::Desk;
 use crate::serve::keyring::Keyring;
+use crate::surroundings::Surroundings;
+use crate::{chain, keys, memory};
 
 /// The largest body of a request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -46,6 +52,12 @@ pub struct Service {
     pub keyring: Keyring,
     /// When the refresher started, in Unix seconds.
     pub started_at: u64,
+    /// The filter VMs that poll.
+    pub workers: Workers,
+    /// Where Envoy is.
+    pub surroundings: Surroundings,
+    /// Checks of the whole way.
+    pub checker: Checker,
 }
 
 impl Service {
@@ -54,6 +66,23 @@ impl Service {
         let generation = self.publisher.subscribe().borrow().generation;
         let alarm = self.keyring.alarm();
         health::sum_up(&self.provider, statuses, alarm, generation, now.unix())
+    }
+
+    fn overview(&self, now: Now) -> Overview {
+        Overview {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            at: now.unix(),
+            health: self.health(now),
+            workers: self.workers.list(now),
+            envoy: None,
+        }
+    }
+
+    /// Envoy's counters, if it answers.
+    async fn counters(&self) -> Option<Page> {
+        let told = |error: &Error| tracing::debug!(error = %chain::line(error), "no counters");
+        self.surroundings.admin().counters().await.inspect_err(told).ok()
     }
 }
 
@@ -73,6 +102,7 @@ pub fn router(service: Service) -> Router {
         .route(REJECTIONS_PATH, post(reject))
         .route(RELOAD_PATH, post(reload))
         .route(OVERVIEW_PATH, get(report_overview))
+        .route("/metrics", get(report_metrics))
         .route("/health", get(report_health))
         .route("/ready", get(report_readiness))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
@@ -85,9 +115,13 @@ struct Poll {
     generation: u64,
     #[serde(default)]
     wait: u64,
+    #[serde(default)]
+    worker: String,
 }
 
 async fn bundle(State(service): State<Service>, Query(poll): Query<Poll>) -> Response {
+    let serving = service.publisher.published_ms(poll.generation);
+    service.workers.heard(&poll.worker, poll.generation, serving, clock::now());
     let mut published = service.publisher.subscribe();
     let wait = Duration::from_secs(poll.wait.min(MAX_WAIT_S));
     let differs = |published: &Published| {
@@ -147,20 +181,36 @@ async fn reload(State(service): State<Service>) -> Response {
     json(StatusCode::OK, &Reloaded { client_keys_file, client_keys_alarm })
 }
 
-async fn report_health(State(service): State<Service>) -> Response {
-    json(StatusCode::OK, &service.health(clock::now()))
+#[derive(Deserialize)]
+struct Depth {
+    #[serde(default)]
+    deep: String,
+}
+
+async fn report_health(State(service): State<Service>, Query(depth): Query<Depth>) -> Response {
+    if !matches!(depth.deep.as_str(), "1" | "true") {
+        return json(StatusCode::OK, &service.health(clock::now()));
+    }
+    let check = service.checker.check().await;
+    let good = check.is_good();
+    let health = Health { deep_check: Some(check), ..service.health(clock::now()) };
+    json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
+}
+
+async fn report_metrics(State(service): State<Service>) -> Response {
+    let envoy = service.counters().await;
+    let overview = service.overview(clock::now());
+    let check = service.checker.last();
+    let resident_bytes = memory::resident_bytes();
+    let facts = Facts { overview: &overview, resident_bytes, check: check.as_ref(), envoy };
+    bytes(StatusCode::OK, exposition::CONTENT_TYPE, metrics::page(facts).text().into())
 }
 
 async fn report_overview(State(service): State<Service>) -> Response {
-    let now = clock::now();
-    let overview = Overview {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: service.started_at,
-        at: now.unix(),
-        health: service.health(now),
-        workers: Vec::new(),
-        envoy: None,
-    };
+    let mut overview = service.overview(clock::now());
+    if let Some(counters) = service.counters().await {
+        overview.envoy = service.surroundings.admin().envoy(&counters).await.ok();
+    }
     json(StatusCode::OK, &overview)
 }
 
@@ -174,10 +224,14 @@ fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
 }
 
 fn json_bytes(status: StatusCode, body: Bytes) -> Response {
+    bytes(status, "application/json", body)
+}
+
+fn bytes(status: StatusCode, content_type: &'static str, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -15,7 +15,7 @@ use crate::chain;
 use crate::clock::{self, Clock, Now};
 use crate::config::Config;
 use crate::publish::Publisher;
-use crate::publish::health::Refreshes;
+use crate::publish::health::{Refreshes, Rejections};
 use crate::rotation::{Event, Facts, Machine, Outcome, Policy, Settlement, Token};
 use crate::serve::desk::Command;
 use crate::serve::exchange::{self, Conclusion, Terms};
@@ -46,6 +46,7 @@ pub struct Keeper {
     stamp: Option<Stamp>,
     alarm: Option<String>,
     refreshes: Refreshes,
+    rejections: Rejections,
     waiting: Vec<(u64, oneshot::Sender<Settlement>)>,
     exchange: Option<JoinHandle<Conclusion>>,
     /// The token's life as it was when its generation was first seen. The boot-time clock rules
@@ -81,6 +82,7 @@ impl Keeper {
             stamp: None,
             alarm: None,
             refreshes: Refreshes::default(),
+            rejections: Rejections::default(),
             waiting: Vec::new(),
             exchange: None,
             token: None,
@@ -144,6 +146,7 @@ impl Keeper {
         let action = self.machine.advance(event, now.boot_ms, clock::share());
         if let (Some(_exchange), Some(grant)) = (action, &self.grant) {
             tracing::debug!(credential = %self.name, "refreshing");
+            self.rejections.attempts += u64::from(self.machine.was_rejected());
             let (store, terms) = (self.store.clone(), self.terms.clone());
             let run = exchange::run(store, terms, grant.clone(), self.unsaved);
             self.exchange = Some(tokio::spawn(run));
@@ -203,6 +206,7 @@ impl Keeper {
 
     fn conclude(&mut self, conclusion: Option<Conclusion>, now: Now) {
         self.stamp = self.store.stamp();
+        self.count_rejection(conclusion.as_ref());
         let outcome = match conclusion {
             Some(Conclusion::Renewed { grant, rotated, unsaved }) => {
                 self.count(now, Ok(rotated));

@@ -126,7 +126,7 @@ impl Inner {
         let none = self.configured.is_empty() && self.stored.is_none();
         let stored = self.stored.iter().flatten();
         let keys = self.configured.iter().chain(stored).cloned().collect();
-        self.publisher.require((!none).then_some(keys), now.unix_ms);
+        self.publisher.require((!none).then_some(keys), now);
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use super::envoy::Program;
 use super::guard;
 use crate::clock::Now;
-use crate::{chain, http, store};
+use crate::{chain, http, store, surroundings};
 
 /// How long Envoy may take until it accepts connections.
 const START: Duration = Duration::from_secs(30);
@@ -166,13 +166,14 @@ impl Envoy {
     /// When it exits first, or takes too long.
     pub async fn ready(&mut self, address: SocketAddr) -> Result<(), Error> {
         let admin = self.admin.clone();
+        let reachable = SocketAddr::new(surroundings::reachable(address.ip()), address.port());
         let accepting = async {
             // Its admin interface says ready only after the listeners are up; the connection then
             // shows that the port is really served.
             loop {
                 let answer = http::ask_socket(&admin, "/ready", false, LOOK * 10).await;
                 if answer.is_ok_and(|answer| answer.status == 200)
-                    && TcpStream::connect(reachable(address)).await.is_ok()
+                    && TcpStream::connect(reachable).await.is_ok()
                 {
                     return;
                 }
@@ -300,14 +301,4 @@ fn pause(failures: u32) -> Duration {
         return Duration::from_millis(100);
     }
     Duration::from_millis(500).saturating_mul(1 << failures.min(10)).min(MAX_PAUSE)
-}
-
-/// Where to connect for a listener on every address.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let loopback = match address {
-        _ if !address.ip().is_unspecified() => return address,
-        SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(loopback, address.port())
 }

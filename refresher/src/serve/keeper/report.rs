@@ -6,6 +6,7 @@ use super::Keeper;
 use crate::clock::Now;
 use crate::publish::health::Status;
 use crate::rotation::View;
+use crate::serve::exchange::Conclusion;
 
 impl Keeper {
     pub(super) fn publish(&mut self, now: Now) {
@@ -15,6 +16,8 @@ impl Keeper {
             alarm: self.alarm.clone(),
             oauth_refresh: self.refreshes.clone(),
             oauth_reauth_required: self.machine.needs_login(),
+            rejection_refresh: self.rejections,
+            next_refresh_at: self.machine.due_ms().map(|due_ms| now.on_wall_clock(due_ms)),
             token_endpoint: self.grant.as_ref().map(|grant| grant.token_endpoint.to_string()),
             ..Status::default()
         };
@@ -22,6 +25,8 @@ impl Keeper {
             Credential::Ready(token) => {
                 status.state = "ready".to_owned();
                 status.generation = Some(token.generation);
+                let stored = self.grant.as_ref().and_then(|grant| grant.token.as_ref());
+                status.issued_at = stored.map(|token| token.obtained_at);
                 status.expires_at = Some(token.expires_at);
             }
             Credential::LoginRequired { reason } => {
@@ -33,7 +38,7 @@ impl Keeper {
                 status.reason = Some(reason.clone());
             }
         }
-        self.publisher.update(&self.name, credential, status, now.unix_ms);
+        self.publisher.update(&self.name, credential, status, now);
     }
 
     fn credential(&self, now: Now) -> Credential {
@@ -55,6 +60,22 @@ impl Keeper {
             (View::Unavailable { reason, retry_ms }, _) => {
                 Credential::Unavailable { reason, retry_at: now.on_wall_clock(retry_ms) }
             }
+        }
+    }
+
+    /// Counts the end of an exchange, if it was for a token that the API had refused.
+    pub(super) fn count_rejection(&mut self, conclusion: Option<&Conclusion>) {
+        if !self.machine.was_rejected() {
+            return;
+        }
+        let rejections = &mut self.rejections;
+        match conclusion {
+            Some(Conclusion::Renewed { .. }) => {
+                rejections.successes += 1;
+                rejections.renewals += 1;
+            }
+            Some(Conclusion::Adopted(_)) => rejections.successes += 1,
+            _ => rejections.failures += 1,
         }
     }
 

@@ -47,7 +47,7 @@ impl Scene {
         });
         let store = Store::open(&config, "default").unwrap();
         store.lock().await.unwrap().save(&grant).unwrap();
-        let publisher = Publisher::new(config.state_dir.join("generation"));
+        let publisher = Publisher::new(config.state_dir.join("generation"), None);
         let now = Arc::new(Mutex::new(START));
         let shown = now.clone();
         let clock = Clock::of(move || *shown.lock().unwrap());

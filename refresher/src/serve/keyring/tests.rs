@@ -19,14 +19,14 @@ impl Place {
         let flags = Overrides { state_dir, ..Overrides::default() };
         let config = resolve(&format!("provider = \"demo\"\n{settings}"), &flags, &|_| None);
         let config = config.unwrap();
-        let publisher = Publisher::new(config.state_dir.join("generation"));
+        let publisher = Publisher::new(config.state_dir.join("generation"), None);
         Self { config, publisher, _directory: directory }
     }
 
     fn open(&self) -> Keyring {
         let keyring = Keyring::open(&self.config, self.publisher.clone(), clock::now()).unwrap();
         let credential = Credential::LoginRequired { reason: "never_logged_in".to_owned() };
-        self.publisher.update("default", credential, Status::default(), 1);
+        self.publisher.update("default", credential, Status::default(), clock::now());
         keyring
     }
 

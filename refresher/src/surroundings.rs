@@ -1,0 +1,61 @@
+//! Where the Envoy is that the refresher serves: its listener, and its admin interface.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::admin::Admin;
+use crate::config::Config;
+
+/// The admin socket of the shipped bootstrap, beside the refresher's.
+const ADMIN_SOCKET: &str = "envoy-admin.sock";
+
+/// Where Envoy is: as the settings say, until who starts it knows better.
+#[derive(Clone, Debug)]
+pub struct Surroundings(Arc<Mutex<Places>>);
+
+#[derive(Debug)]
+struct Places {
+    listener: SocketAddr,
+    admin: Admin,
+}
+
+impl Surroundings {
+    /// Where the settings say that Envoy is.
+    pub fn of(config: &Config) -> Self {
+        let listener = SocketAddr::new(config.listener.host, config.listener.port);
+        let beside = || config.socket.parent().unwrap_or(Path::new("")).join(ADMIN_SOCKET);
+        let admin = config.envoy.admin.clone().unwrap_or_else(|| Admin::Socket(beside()));
+        Self(Arc::new(Mutex::new(Places { listener, admin })))
+    }
+
+    /// Envoy was started here.
+    pub fn settle(&self, listener: SocketAddr, admin: &Path) {
+        *self.lock() = Places { listener, admin: Admin::Socket(admin.to_owned()) };
+    }
+
+    /// Where Envoy's listener is reached from this machine.
+    pub fn listener(&self) -> SocketAddr {
+        let listener = self.lock().listener;
+        SocketAddr::new(reachable(listener.ip()), listener.port())
+    }
+
+    /// Where Envoy's admin interface is.
+    pub fn admin(&self) -> Admin {
+        self.lock().admin.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        // A change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where to connect for a listener on every address.
+pub fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        _ if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
