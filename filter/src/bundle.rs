@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-use crate::client::{ClientKey, Digest};
+use crate::client::ClientKey;
 use crate::json;
 
 /// The contract version that this crate reads and writes.
@@ -46,20 +46,12 @@ pub struct Bundle {
     /// must not open what it protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_keys: Option<Vec<ClientKey>>,
-    /// How the refresher itself gets through the gate. It is no client key: it opens one request,
-    /// and does not count where it matters whether there are keys.
+    /// How the refresher itself gets through the gate, for its check of the whole way. It has the
+    /// form of a client key and is none: it opens `GET` of exactly its one path, and does not count
+    /// where it matters whether there are keys. The key is new with each start of the refresher,
+    /// which alone knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe: Option<Probe>,
-}
-
-/// How the refresher gets through the gate, for its check of the whole way: a key that is good for
-/// `GET` of one path. The key is new with each start of the refresher, which alone knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
-    /// Of the key.
-    pub sha256: Digest,
-    /// The path with its query, as it stands in the request.
-    pub path: String,
+    pub probe: Option<ClientKey>,
 }
 
 impl Bundle {
@@ -346,8 +338,8 @@ mod tests {
             "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
             "not_before": 0, "not_after": 0, "credential": "default",
             "paths": ["/v1/"], "models": ["grok-4*"]}],
-        "probe": {"sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-                  "path": "/v1/models"}}"#;
+        "probe": {"id": "probe", "paths": ["/v1/models"],
+            "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}}"#;
 
     #[test]
     fn reads_the_documented_example() {
@@ -359,7 +351,7 @@ mod tests {
         assert_eq!(token.access_token.expose(), "abc.def");
         assert!(matches!(bundle.credentials.get("bob"), Some(Credential::LoginRequired { .. })));
         assert_eq!(bundle.client_keys.map(|keys| keys.len()), Some(1));
-        assert_eq!(bundle.probe.map(|probe| probe.path).as_deref(), Some("/v1/models"));
+        assert_eq!(bundle.probe.unwrap().paths, ["/v1/models"]);
     }
 
     #[test]

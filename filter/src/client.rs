@@ -13,9 +13,6 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::bundle::DEFAULT_CREDENTIAL;
 
-/// The name of the refresher's own check, which no client can have.
-const PROBE: &str = "(probe)";
-
 /// What a client is known by, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
@@ -171,9 +168,15 @@ impl ClientKey {
     }
 
     /// The refresher's own way in: a key that is good for this path alone.
-    pub fn of_probe(digest: Digest, path: &str) -> Self {
-        let id = ClientId(PROBE.to_owned());
-        Self { paths: vec![path.to_owned()], ..Self::new(id, Proof::Key(digest)) }
+    pub fn of_probe(key: &[u8], path: &str) -> Self {
+        let id = ClientId("probe".to_owned());
+        Self { paths: vec![path.to_owned()], ..Self::of_key(id, key) }
+    }
+
+    /// The same under a name that no client can have.
+    #[must_use]
+    pub fn into_probe(self) -> Self {
+        Self { id: ClientId("(probe)".to_owned()), ..self }
     }
 
     /// An unrestricted entry for this key.
@@ -193,6 +196,15 @@ impl ClientKey {
             None => model == pattern,
         };
         self.models.is_empty() || self.models.iter().any(fits)
+    }
+
+    /// Whether this is the key, found in constant time.
+    pub fn is_shown_by(&self, presented: &[u8]) -> bool {
+        let known = match &self.proof {
+            Proof::Key(digest) => digest,
+            Proof::Certificate(_) => return false,
+        };
+        known.0.ct_eq(&Digest::of(presented).0).into()
     }
 
     fn holds_at(&self, now: u64) -> bool {

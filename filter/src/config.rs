@@ -212,7 +212,10 @@ mod tests {
             (r#"{"gate": {"keys": []}}"#, "expected one of `client_keys`, `headers`"),
             (r#"{"gate": {"headers": {"keep": ["authorization"]}}}"#, "cannot be kept"),
             (r#"{"gate": {"max_inspected_body_bytes": 0}}"#, "accepted are 1 to 67108864"),
-            (r#"{"gate": {"public_paths": ["/v1/models"]}}"#, "accepted: /health, /health?deep=1"),
+            (
+                r#"{"gate": {"public_paths": ["/v1/models"]}}"#,
+                "public_paths accepts /health, /health?deep=1",
+            ),
             (r#"{"gate": {}, "usage": {"max_models": 0}}"#, "accepted are 1 to 1000"),
             (r#"{"gate": {"client_keys": [{"id": "a", "sha256": "x"}]}}"#, "64 hexadecimal"),
             (r#"{"bearer": {"wait_ms": 10001}}"#, "accepted are 0 to 10000"),

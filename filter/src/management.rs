@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::client::{ClientKey, identify};
+use crate::client::ClientKey;
 use crate::gate::{Decision, bearer_token};
 use crate::headers::Request;
 use crate::refusal::Refusal;
@@ -20,32 +20,15 @@ pub const PAGES: [&str; 4] = ["/health", "/health?deep=1", "/ready", "/metrics"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicPaths(Vec<&'static str>);
 
-/// A target that cannot be opened.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{found:?} cannot be public; accepted: {}", PAGES.join(", "))]
-pub struct NotAPage {
-    found: String,
-}
-
-impl NotAPage {
-    /// What was found, as it can be shown.
-    pub fn found(&self) -> String {
-        format!("{:?}", self.found)
-    }
-}
+/// What the targets that can be opened are, for who has stated another.
+pub const ACCEPTED: &str = "/health, /health?deep=1, /ready, /metrics";
 
 impl PublicPaths {
-    /// Takes targets as they are written in a configuration.
-    ///
-    /// # Errors
-    ///
-    /// When one is not of [`PAGES`].
-    pub fn of(targets: &[String]) -> Result<Self, NotAPage> {
-        let page = |found: &String| {
-            let page = PAGES.into_iter().find(|page| page == found);
-            page.ok_or_else(|| NotAPage { found: found.clone() })
-        };
-        Ok(Self(targets.iter().map(page).collect::<Result<_, _>>()?))
+    /// Takes targets as they are written in a configuration; none of them, if one is not of
+    /// [`PAGES`].
+    pub fn of(targets: &[String]) -> Option<Self> {
+        let page = |found: &String| PAGES.into_iter().find(|page| page == found);
+        targets.iter().map(page).collect::<Option<_>>().map(Self)
     }
 
     /// The targets.
@@ -61,7 +44,9 @@ impl PublicPaths {
 
 impl<'de> Deserialize<'de> for PublicPaths {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::of(&Vec::deserialize(deserializer)?).map_err(de::Error::custom)
+        let refused =
+            || de::Error::custom("public_paths accepts /health, /health?deep=1, /ready, /metrics");
+        Self::of(&Vec::deserialize(deserializer)?).ok_or_else(refused)
     }
 }
 
@@ -100,8 +85,7 @@ fn is_probe(probe: &Rc<ClientKey>, request: &Request<'_>) -> bool {
     let its_path = |path: &String| path.as_bytes() == request.path;
     request.method == b"GET"
         && probe.paths.iter().any(its_path)
-        && bearer_token(request.authorization)
-            .is_some_and(|key| identify(std::iter::once(probe), key, 0).is_some())
+        && bearer_token(request.authorization).is_some_and(|key| probe.is_shown_by(key))
 }
 
 /// A request's method as a metric shows it: one of those that are known, else `other`.
@@ -114,7 +98,6 @@ pub fn method_label(method: &[u8]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Digest;
     use crate::gate::{Connection, Keys, decide};
     use crate::headers::Policy;
     use crate::serving::Published;
@@ -138,7 +121,7 @@ mod tests {
     /// What becomes of a request at a gate with these public paths; with keys, or without.
     fn enters(keyed: bool, public: &[&str], local: &'static str, request: [&str; 4]) -> String {
         let keys = [Rc::new(ClientKey::of_key("alice".parse().unwrap(), b"alice-key"))];
-        let probe = Rc::new(ClientKey::of_probe(Digest::of(PROBE.as_bytes()), "/v1/models"));
+        let probe = Rc::new(ClientKey::of_probe(PROBE.as_bytes(), "/v1/models").into_probe());
         let [method, path, host, key] = request;
         let mut map = vec![
             (":method".to_owned(), method.into()),
@@ -209,11 +192,7 @@ mod tests {
     #[test]
     fn only_the_pages_can_be_public() {
         for path in ["/v1/models", "/health/", "", "/health?deep=2", "/HEALTH", "*"] {
-            let error = PublicPaths::of(&[path.to_owned()]).unwrap_err().to_string();
-            assert!(
-                error.contains("accepted: /health, /health?deep=1, /ready, /metrics"),
-                "{error}"
-            );
+            assert_eq!(PublicPaths::of(&["/ready".to_owned(), path.to_owned()]), None, "{path}");
         }
     }
 
@@ -244,6 +223,11 @@ mod tests {
             let wrong = ["GET", "/v1/models", "localhost", key];
             assert_eq!(enters(true, &[], FAR, wrong), "401", "{key}");
         }
+    }
+
+    #[test]
+    fn what_is_accepted_is_told() {
+        assert_eq!(ACCEPTED, PAGES.join(", "));
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Serving {
         let client_keys = bundle.client_keys.take();
         self.client_keys = client_keys.map(|keys| keys.into_iter().map(Rc::new).collect());
         let probe = bundle.probe.take();
-        self.probe = probe.map(|it| Rc::new(ClientKey::of_probe(it.sha256, &it.path)));
+        self.probe = probe.map(|probe| Rc::new(probe.into_probe()));
         self.bundle = Some(bundle);
         Ok(Acceptance::Accepted)
     }

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use filter::bundle;
-use filter::client::Digest;
+use filter::client::ClientKey;
 use filter::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -85,10 +84,9 @@ impl Checker {
     }
 
     /// How the gate knows the check's requests.
-    pub fn probe(&self) -> Option<bundle::Probe> {
+    pub fn probe(&self) -> Option<ClientKey> {
         let key = self.0.key.as_ref()?;
-        let sha256 = Digest::of(key.expose().as_bytes());
-        Some(bundle::Probe { sha256, path: self.0.path.clone() })
+        Some(ClientKey::of_probe(key.expose().as_bytes(), &self.0.path))
     }
 
     /// The last result, if there is one.

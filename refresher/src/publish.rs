@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use filter::bundle::{Bundle, Credential, Probe};
+use filter::bundle::{Bundle, Credential};
 use filter::client::ClientKey;
 use tokio::sync::watch;
 
@@ -47,7 +47,7 @@ struct Inner {
     credentials: BTreeMap<String, Credential>,
     statuses: BTreeMap<String, Status>,
     client_keys: Option<Vec<ClientKey>>,
-    probe: Option<Probe>,
+    probe: Option<ClientKey>,
     /// The latest generations, and when they were published on the boot-time clock.
     history: VecDeque<(u64, u64)>,
 }
@@ -55,7 +55,7 @@ struct Inner {
 impl Publisher {
     /// A publisher whose generations continue those that `generation_file` remembers, and whose
     /// bundles let this probe in.
-    pub fn new(generation_file: PathBuf, probe: Option<Probe>) -> Self {
+    pub fn new(generation_file: PathBuf, probe: Option<ClientKey>) -> Self {
         let remembered = std::fs::read_to_string(&generation_file).ok();
         let generation = remembered.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let inner = Inner {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use filter::client::ClientKey;
-use filter::management::{PAGES, PublicPaths};
+use filter::management::{self, PublicPaths};
 use toml::Table;
 
 use super::problem::Problems;
@@ -70,8 +70,8 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     let mut health = root.section("health", problems);
     let public = health.texts("public", problems).unwrap_or_default();
     match PublicPaths::of(&public) {
-        Ok(paths) => file.proxy.public_paths = paths,
-        Err(error) => problems.unaccepted("health.public", &error.found(), &PAGES.join(", ")),
+        Some(paths) => file.proxy.public_paths = paths,
+        None => problems.unaccepted("health.public", &format!("{public:?}"), management::ACCEPTED),
     }
     if let Some(path) = health.text("check_path", problems) {
         file.check_path = problems.take("health.check_path", value::check_path(&path));

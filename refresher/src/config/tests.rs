@@ -315,5 +315,5 @@ fn where_envoy_is_and_what_is_checked_can_be_said() {
     }
     let message = refusal("[health]\npublic = [\"/v1/models\"]\n", &[]);
     let accepted = "accepted: /health, /health?deep=1, /ready, /metrics";
-    assert!(message.starts_with("health.public: \"/v1/models\"; ") && message.contains(accepted));
+    assert!(message.starts_with("health.public: [\"/v1/models\"]; ") && message.contains(accepted));
 }
