@@ -23,7 +23,7 @@ const FILTER: &str = concat!(
     "|http\\.proxy\\.downstream_(rq_|cx_(active|total|overload|protocol_error|idle_timeout))",
     "|cluster\\.(upstream|refresher|websocket)\\.(membership_(healthy|total)$",
     "|upstream_cx_(active|total|connect_fail|connect_timeout|overflow)",
-    "|upstream_rq_([0-9]|active|total|time|timeout|retry|pending_|rx_reset|tx_reset|cancelled))",
+    "|upstream_rq_([0-9]|active|time|timeout|retry|pending_|rx_reset|tx_reset|cancelled))",
     "|server\\.(concurrency|live|memory_|state|total_connections|uptime))",
 );
 

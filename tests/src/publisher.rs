@@ -57,6 +57,23 @@ impl Publisher {
         });
     }
 
+    /// The same, with a way in for the refresher's own check.
+    pub fn publish_with_probe(
+        &self,
+        provider: &simulator::Control,
+        client_keys: &[ClientKey],
+        probe: &ClientKey,
+    ) {
+        self.publish_for(provider, client_keys);
+        self.published.send_modify(|(_, document)| {
+            let mut bundle: Value = serde_json::from_str(document).unwrap_or_default();
+            if let Some(members) = bundle.as_object_mut() {
+                members.insert("probe".to_owned(), json!(probe));
+            }
+            *document = bundle.to_string();
+        });
+    }
+
     /// Publishes these client keys, and an access token that the provider has just issued.
     pub fn publish_for(&self, provider: &simulator::Control, client_keys: &[ClientKey]) {
         let grant = provider.issue_grant();

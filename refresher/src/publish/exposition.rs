@@ -129,7 +129,9 @@ impl Page {
         let mut text = String::new();
         let mut named = BTreeSet::new();
         for family in self.0.iter().filter(|family| !family.samples.is_empty()) {
-            if !named.insert(&family.name) {
+            // Some readers take this ending for no part of a counter's name.
+            let stem = family.name.strip_suffix("_total").unwrap_or(&family.name);
+            if !named.insert(stem) {
                 continue;
             }
             if !family.help.is_empty() {
@@ -234,6 +236,7 @@ mod tests {
     fn nothing_is_there_twice() {
         let mut page = Page::parse(PAGE);
         page.extend(Page::parse("# TYPE a counter\na 9\n# TYPE d gauge\nd 1\nd 2\n"));
+        page.extend(Page::parse("# TYPE b_total counter\nb_total 9\n"));
         assert_eq!(page.text(), PAGE.replace("{}", "") + "# TYPE d gauge\nd 1\n");
     }
 

@@ -217,7 +217,7 @@ fn envoy(mut counters: Page, page: &mut Page) {
         }
     }
     page.push(requests);
-    let total = |name| counters.samples(name).map(|sample| sample.number()).sum::<f64>();
+    let total = |name| counters.samples(name).fold(0.0, |sum, it| sum + it.number());
     let milliseconds = total("envoy_http_downstream_rq_time_sum");
     let count = total("envoy_http_downstream_rq_time_count");
     let durations = counter(
@@ -227,7 +227,26 @@ fn envoy(mut counters: Page, page: &mut Page) {
     page.push(durations.with(&[], milliseconds / 1000.0));
     let counts = counter("proxy_request_count_total", "Requests whose answers have ended.");
     page.push(counts.with(&[], count));
+    page.push(reloads(&mut counters));
     page.extend(counters);
+}
+
+/// How often a filter's VM was lost and made anew, there from the start: that it happens at all is
+/// what one wants to hear of.
+fn reloads(counters: &mut Page) -> Family {
+    let mut reloads = counter(
+        "torchbearer_envoy_wasm_reloads_total",
+        "Reloads of a lost filter VM, by place and outcome; backoff: too soon after the last.",
+    );
+    for place in ["gate", "bearer"] {
+        for outcome in ["success", "failure", "backoff"] {
+            let name = format!("envoy_wasm_torchbearer_{place}_vm_reload_{outcome}");
+            let family = counters.take(&name).into_iter().flat_map(|family| family.samples);
+            let number: u64 = family.map(|sample| sample.count()).sum();
+            reloads = reloads.with(&[("place", place), ("outcome", outcome)], number);
+        }
+    }
+    reloads
 }
 
 fn seconds(milliseconds: u64) -> String {
@@ -293,7 +312,9 @@ mod tests {
              # TYPE envoy_http_downstream_rq_time histogram\n\
              envoy_http_downstream_rq_time_sum{envoy_http_conn_manager_prefix=\"proxy\"} 1500\n\
              envoy_http_downstream_rq_time_count{envoy_http_conn_manager_prefix=\"proxy\"} 9\n\
-             # TYPE proxy_token_expires_at gauge\nproxy_token_expires_at 1\n",
+             # TYPE proxy_token_expires_at gauge\nproxy_token_expires_at 1\n\
+             # TYPE envoy_wasm_torchbearer_gate_vm_reload_success counter\n\
+             envoy_wasm_torchbearer_gate_vm_reload_success 2\n",
         );
         let facts = Facts {
             overview: &overview,
@@ -328,6 +349,8 @@ mod tests {
             "torchbearer_refresher_alarms 2",
             "torchbearer_worker_generation{worker=\"a1\"} 8",
             "torchbearer_worker_lag_seconds{worker=\"a1\"} 1.004",
+            "torchbearer_envoy_wasm_reloads_total{place=\"gate\",outcome=\"success\"} 2",
+            "torchbearer_envoy_wasm_reloads_total{place=\"bearer\",outcome=\"failure\"} 0",
             "torchbearer_envoy_up 1",
         ] {
             assert!(text.lines().any(|it| it == line), "{line}: {text}");

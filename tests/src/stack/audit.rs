@@ -29,7 +29,10 @@ impl Stack {
         let dumps = ["/config_dump", "/stats", "/stats/prometheus", "/clusters", "/listeners"];
         canaries.clear_answers(&self.admin_socket(), &dumps)?;
         if self.refresher.is_some() {
-            canaries.clear_answers(&self.socket(), &["/health", "/ready"])?;
+            canaries.clear_answers(
+                &self.socket(),
+                &["/health", "/ready", "/metrics", "/v1/overview"],
+            )?;
         }
         for request in self.provider().requests() {
             let [bearer] = request.authorization.as_slice() else {

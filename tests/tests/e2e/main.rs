@@ -15,6 +15,7 @@ mod live_keys;
 mod load;
 mod login;
 mod models;
+mod observe;
 mod policy;
 mod proof;
 mod restart;

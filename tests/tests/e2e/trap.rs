@@ -30,13 +30,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Which callback traps.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     Gate,
     Bearer,
 }
 
 /// Writes the module that traps.
-fn trapping_module(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn trapping_module(dir: &Path) -> Result<PathBuf> {
     const EXPORT: &str = "proxy_on_request_headers";
     let mut module: Module = ModuleConfig::new().parse_file(filter_module()?)?;
     let export = module.exports.iter().find(|export| export.name == EXPORT);
@@ -88,7 +88,7 @@ fn trapping(stack: &Stack, place: Place) -> RequestBuilder {
 }
 
 /// Sends a request that traps, and sees to its end: 503 or a reset, at once.
-async fn trap(stack: &Stack, place: Place) -> Result<()> {
+pub(crate) async fn trap(stack: &Stack, place: Place) -> Result<()> {
     let traps = lost(stack).await?;
     let answer = tokio::time::timeout(AT_ONCE, trapping(stack, place).send()).await;
     match answer.with_context(|| format!("a trap at the {place:?} hangs"))? {

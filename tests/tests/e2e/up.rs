@@ -23,7 +23,7 @@ const START: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(15);
 
 /// A provider, and a login if asked for.
-async fn machine(login: bool, settings: &str) -> Result<Stack> {
+pub(crate) async fn machine(login: bool, settings: &str) -> Result<Stack> {
     let plan = Plan { login, settings: settings.to_owned(), ..Plan::default() };
     let stack = Stack::prepare(plan).await?;
     if login {
@@ -33,7 +33,7 @@ async fn machine(login: bool, settings: &str) -> Result<Stack> {
 }
 
 /// One worker each, since every test here has an Envoy of its own.
-const SMALL: &str = "[envoy]\nconcurrency = 1\n";
+pub(crate) const SMALL: &str = "[envoy]\nconcurrency = 1\n";
 
 /// `refresher up` with the real Envoy and filter, on a port that the kernel chooses unless said.
 fn up_command(stack: &Stack, arguments: &[&str]) -> Result<Command> {
@@ -63,13 +63,13 @@ async fn refused(command: &mut Command, code: i32) -> Result<Vec<String>> {
 }
 
 /// A `refresher up` that serves.
-struct Up {
-    process: Process,
-    address: SocketAddr,
+pub(crate) struct Up {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
 }
 
 impl Up {
-    async fn start(stack: &Stack, command: &mut Command) -> Result<Self> {
+    pub(crate) async fn start(stack: &Stack, command: &mut Command) -> Result<Self> {
         Self::start_as("up", stack, command).await
     }
 
@@ -85,7 +85,7 @@ impl Up {
         Ok(Self { process, address })
     }
 
-    fn get(&self, stack: &Stack, path: &str) -> RequestBuilder {
+    pub(crate) fn get(&self, stack: &Stack, path: &str) -> RequestBuilder {
         let request = stack.client.get(format!("http://127.0.0.1:{}{path}", self.address.port()));
         request.timeout(Duration::from_secs(10))
     }
