@@ -8,6 +8,7 @@ mod problem;
 mod provider;
 mod proxy;
 mod section;
+mod status_page;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +18,7 @@ use filter::client::ClientKey;
 pub use import::Import;
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
+pub use status_page::StatusPage;
 
 use crate::admin::Admin;
 use crate::keys::listing::Place;
@@ -51,6 +53,8 @@ pub struct Config {
     pub check_path: String,
     /// How `up` runs Envoy.
     pub envoy: Envoy,
+    /// The status page.
+    pub status_page: StatusPage,
 }
 
 /// Where `up` lets Envoy listen.
@@ -246,6 +250,7 @@ pub fn resolve(
             proxy,
             check_path: file.check_path.unwrap_or_else(|| DEFAULT_CHECK_PATH.to_owned()),
             envoy,
+            status_page: file.status_page,
         }),
         _ => Err(Error::Settings(problems)),
     }

@@ -3,7 +3,9 @@
 pub mod browser;
 pub mod callback;
 pub mod device;
+pub mod event;
 mod listen;
+pub mod opener;
 pub mod pages;
 pub mod terminal;
 

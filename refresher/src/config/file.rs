@@ -9,7 +9,7 @@ use toml::Table;
 
 use super::problem::Problems;
 use super::section::Section;
-use super::{Envoy, Error, client, proxy, value};
+use super::{Envoy, Error, StatusPage, client, proxy, status_page, value};
 use crate::provider::preset::Fields;
 
 /// The file's settings, each valid or absent.
@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) proxy: proxy::Stated,
     pub(super) check_path: Option<String>,
     pub(super) envoy: Envoy,
+    pub(super) status_page: StatusPage,
     pub(super) providers: Vec<(String, Fields)>,
 }
 
@@ -90,6 +91,8 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
             .and_then(|admin| problems.take("envoy.admin", value::admin(&admin))),
     };
     envoy.finish(problems);
+
+    file.status_page = status_page::read(&mut root, problems);
 
     for (name, section) in root.sections("providers", problems) {
         let fields = provider(section, problems);

@@ -2,7 +2,6 @@
 //! pasted into the terminal.
 
 use std::io::{BufRead, IsTerminal as _, Read as _, Write};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
 use super::callback::{self, Callback, Expected};
+use super::event::{Event, Note};
 use super::listen::{self, Arrival};
 use super::pages::Page;
-use super::{Error, granted, keep};
+use super::{Error, granted, keep, opener};
 use crate::config::Config;
 use crate::http;
 use crate::oauth::authorize::{self, Attempt, Client};
@@ -66,6 +66,28 @@ pub async fn login_with_paste(
     paste: Option<impl BufRead + Send + 'static>,
     out: &mut impl Write,
 ) -> Result<(), Error> {
+    let can_paste = paste.is_some();
+    let show = |event: Event<'_>| match event {
+        Event::Authorize(url) => invite(url, options, can_paste, out),
+        // A terminal that is gone is no reason to stop: the browser may be open already.
+        Event::Note(note) => drop(writeln!(out, "{note}")),
+        Event::Codes(_) | Event::Waiting { .. } => {}
+    };
+    run(config, credential, options.timeout, paste.map(lines), show).await
+}
+
+/// The same for anyone who can show a user what to do. Ends without a trace when it is dropped.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn run(
+    config: &Config,
+    credential: &str,
+    timeout: Duration,
+    pasted: Option<mpsc::Receiver<Vec<u8>>>,
+    mut tell: impl FnMut(Event<'_>),
+) -> Result<(), Error> {
     let store = Store::open(config, credential)?;
     let provider = &config.provider;
     let endpoints = discovery::resolve(provider, Need::Browser).await?;
@@ -99,14 +121,13 @@ pub async fn login_with_paste(
     let origins = origins(config, &endpoints, &endpoint);
     let serving = listen::serve(listener, expected.clone(), origins, arrivals, ended);
     let serving = tokio::spawn(serving);
-    let pasted = paste.map(lines);
-    invite(&url, options, pasted.is_some(), out);
+    tell(Event::Authorize(&url));
 
-    let waiting = wait(&mut arrived, pasted, &expected, out);
+    let waiting = wait(&mut arrived, pasted, &expected, &mut tell);
     let (callback, reply) =
-        tokio::time::timeout(options.timeout, waiting).await.map_err(|_| Error::Expired)?;
+        tokio::time::timeout(timeout, waiting).await.map_err(|_| Error::Expired)?;
     if let Callback::Refused(_, Some(description)) = &callback {
-        let _ = writeln!(out, "the provider says: {description}");
+        tell(Event::Note(Note::Refused(description)));
     }
     let redemption = Redemption { config, store: &store, endpoints, redirect_uri: &redirect_uri };
     let result = redemption.conclude(callback, &attempt.code_verifier).await;
@@ -167,46 +188,35 @@ async fn wait(
     arrived: &mut mpsc::Receiver<Arrival>,
     mut pasted: Option<mpsc::Receiver<Vec<u8>>>,
     expected: &Expected,
-    out: &mut impl Write,
+    tell: &mut impl FnMut(Event<'_>),
 ) -> (Callback, Option<oneshot::Sender<Page>>) {
+    let refuse = |named: Option<&Words>, tell: &mut dyn FnMut(Event<'_>)| {
+        let issuer = expected.issuer.as_deref().unwrap_or_default();
+        tell(Event::Note(Note::OtherIssuer { named, issuer }));
+    };
     loop {
         tokio::select! {
             Some((callback, reply)) = arrived.recv() => {
                 let Callback::OtherIssuer(named) = callback else {
                     return (callback, Some(reply));
                 };
-                let _ = writeln!(out, "{}", misnamed(named.as_ref(), expected));
+                refuse(named.as_ref(), tell);
                 // A browser that has gone needs no page.
                 let _ = reply.send(Page::OtherIssuer);
             }
             Some(line) = next_line(&mut pasted) => {
                 match callback::judge_pasted(&line, expected) {
                     Callback::OtherAttempt => {
-                        let _ = writeln!(out, "that address is of another login; still waiting");
+                        tell(Event::Note(Note::OtherAttempt));
                     }
                     Callback::OtherIssuer(named) => {
-                        let _ = writeln!(out, "{}", misnamed(named.as_ref(), expected));
+                        refuse(named.as_ref(), tell);
                     }
                     Callback::NotFound => {}
                     callback => return (callback, None),
                 }
             }
         }
-    }
-}
-
-/// What to say of an answer that does not name the provider that was asked.
-fn misnamed(named: Option<&Words>, expected: &Expected) -> String {
-    let issuer = expected.issuer.as_deref().unwrap_or_default();
-    match named {
-        Some(named) => format!(
-            "that answer is refused: the provider calls itself {named}, configured is {issuer}; \
-             still waiting"
-        ),
-        None => format!(
-            "that answer is refused: it does not name the provider, which is {issuer}; still \
-             waiting"
-        ),
     }
 }
 
@@ -240,7 +250,7 @@ fn lines(mut terminal: impl BufRead + Send + 'static) -> mpsc::Receiver<Vec<u8>>
 }
 
 fn invite(url: &Url, options: Options, can_paste: bool, out: &mut impl Write) {
-    let opened = options.open && open_browser(url);
+    let opened = options.open && opener::open(url.as_str());
     let first = if opened { "your browser should open; if not, open" } else { "open" };
     // A terminal that is gone is no reason to stop: the browser may be open already.
     let _ = writeln!(out, "{first} {url}");
@@ -250,20 +260,4 @@ fn invite(url: &Url, options: Options, can_paste: bool, out: &mut impl Write) {
         let _ = writeln!(out, "or paste the code, or the address you end on, here:");
     }
     let _ = out.flush();
-}
-
-/// Starts a browser: `$BROWSER`, else what the desktop has.
-fn open_browser(url: &Url) -> bool {
-    let configured = std::env::var("BROWSER").ok().filter(|browser| !browser.is_empty());
-    let default = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-    let configured = configured.unwrap_or_else(|| default.to_owned());
-    configured.split(':').any(|browser| {
-        Command::new(browser)
-            .arg(url.as_str())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .is_ok()
-    })
 }

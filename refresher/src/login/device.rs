@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use super::event::Event;
 use super::terminal::{CLEAR, Display, qr, waiting};
 use super::{Error, keep};
 use crate::config::Config;
@@ -24,6 +25,32 @@ pub async fn login(
     display: Display,
     out: &mut impl Write,
 ) -> Result<(), Error> {
+    let drawn = display == Display::Terminal;
+    let show = |event: Event<'_>| match event {
+        Event::Codes(authorization) => invite(authorization, display, out),
+        Event::Waiting { left_s } if drawn => {
+            let _ = write!(out, "{}", waiting(left_s));
+            let _ = out.flush();
+        }
+        Event::Authorize(_) | Event::Waiting { .. } | Event::Note(_) => {}
+    };
+    let result = run(config, credential, show).await;
+    if drawn {
+        let _ = write!(out, "{CLEAR}");
+    }
+    result
+}
+
+/// The same for anyone who can show a user what to do. Ends without a trace when it is dropped.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn run(
+    config: &Config,
+    credential: &str,
+    mut tell: impl FnMut(Event<'_>),
+) -> Result<(), Error> {
     let store = Store::open(config, credential)?;
     let provider = &config.provider;
     let endpoints = discovery::resolve(provider, Need::Device).await?;
@@ -38,19 +65,18 @@ pub async fn login(
     let params = &provider.authorize_params;
     let request = request::authorize_device(endpoint, &client, &provider.scopes, params);
     let authorization = device::read(&http::send(&request, ca_file).await?)?;
-    tell(&authorization, display, out);
+    tell(Event::Codes(&authorization));
     let begun_ms = clock::now().boot_ms;
     let mut watch = Watch {
         poller: Poller::new(&authorization, begun_ms),
         end_ms: begun_ms.saturating_add(authorization.life_s.saturating_mul(1000)),
-        display,
     };
     let request = request::poll_device(&endpoints.token, &client, &authorization.device_code);
     let mut step = watch.poller.wait(begun_ms);
     let result = loop {
         step = match step {
             Step::PollAt(at_ms) => {
-                watch.pause(at_ms, out).await;
+                watch.pause(at_ms, &mut tell).await;
                 watch.poll(&request, ca_file).await
             }
             Step::Granted(granted) => break Ok(granted),
@@ -59,9 +85,6 @@ pub async fn login(
             Step::Failed(code) => break Err(Error::Refused(code)),
         };
     };
-    if display == Display::Terminal {
-        let _ = write!(out, "{CLEAR}");
-    }
     keep(config, &store, endpoints, result?).await
 }
 
@@ -70,26 +93,20 @@ struct Watch {
     poller: Poller,
     /// When the codes expire.
     end_ms: u64,
-    display: Display,
 }
 
 impl Watch {
-    /// Waits until it is time to poll; a terminal is told each second how much time is left.
-    async fn pause(&self, until_ms: u64, out: &mut impl Write) {
+    /// Waits until it is time to poll, and tells each second how much time is left.
+    async fn pause(&self, until_ms: u64, tell: &mut impl FnMut(Event<'_>)) {
         loop {
             let now_ms = clock::now().boot_ms;
             let pause_ms = until_ms.saturating_sub(now_ms);
             if pause_ms == 0 {
                 return;
             }
-            let mut step_ms = pause_ms;
-            if self.display == Display::Terminal {
-                let left_ms = self.end_ms.saturating_sub(now_ms);
-                let _ = write!(out, "{}", waiting(left_ms.div_ceil(1000)));
-                let _ = out.flush();
-                step_ms = step_ms.min(1000);
-            }
-            tokio::time::sleep(Duration::from_millis(step_ms)).await;
+            let left_ms = self.end_ms.saturating_sub(now_ms);
+            tell(Event::Waiting { left_s: left_ms.div_ceil(1000) });
+            tokio::time::sleep(Duration::from_millis(pause_ms.min(1000))).await;
         }
     }
 
@@ -108,7 +125,7 @@ impl Watch {
 }
 
 /// A terminal that is gone is no reason to stop: the address may have been read already.
-fn tell(authorization: &DeviceAuthorization, display: Display, out: &mut impl Write) {
+fn invite(authorization: &DeviceAuthorization, display: Display, out: &mut impl Write) {
     let DeviceAuthorization { user_code, verification_uri, verification_uri_complete, .. } =
         authorization;
     let _ = writeln!(out, "open {verification_uri} and enter the code {user_code}");
