@@ -4,6 +4,7 @@ mod args;
 mod exit;
 mod handover;
 mod keys;
+mod page;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -82,7 +83,11 @@ async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> 
         Command::Transfer(arguments) => handover::transfer(&config, arguments).await,
         Command::Keys { command } => keys::perform(&config, command).await,
         Command::Serve(_) => {
-            let mut sidecar = serve::start(config).await?;
+            let mut sidecar = serve::start(config.clone()).await?;
+            let _page = match config.status_page.enabled {
+                Some(true) => crate::page::start_or_warn(config, sidecar.service()).await,
+                _ => None,
+            };
             tokio::select! {
                 () = stopped() => {}
                 error = sidecar.failed() => return Err(error.into()),
@@ -94,6 +99,7 @@ async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> 
             up::run(config, &mut std::io::stdout(), stopped()).await?;
             Ok(Exit::Done)
         }
+        Command::Page { no_browser } => page::perform(&config, no_browser).await,
         Command::Status { json } => {
             let report = status::collect(&config).await?;
             if json {

@@ -1,8 +1,9 @@
 //! Client keys that are made, replaced and ended while everything runs.
 //!
-//! [`ring`] says what a change does, [`listing`] what is shown, [`duration`] how long something
+//! [`ring`] says what a change does, [`change`] what a user may change, [`listing`] what is shown, [`duration`] how long something
 //! lasts; [`mod@file`] keeps the keys on disk. Of a key only its digest is ever kept.
 
+pub mod change;
 pub mod duration;
 pub mod file;
 pub mod listing;

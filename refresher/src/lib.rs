@@ -22,6 +22,7 @@ pub mod logout;
 pub mod memory;
 pub mod oauth;
 pub mod overview;
+pub mod page;
 pub mod provider;
 pub mod publish;
 pub mod rotation;

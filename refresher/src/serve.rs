@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::check::Checker;
 use crate::config::Config;
+use crate::page::access::Door;
 use crate::publish::server::{Service, router};
 use crate::publish::workers::Workers;
 use crate::publish::{Publisher, socket};
@@ -46,6 +47,7 @@ pub enum Error {
 /// A sidecar that serves.
 #[derive(Debug)]
 pub struct Sidecar {
+    service: Service,
     stop: watch::Sender<bool>,
     socket: PathBuf,
     surroundings: Surroundings,
@@ -87,7 +89,7 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     keepers.search();
     let provider = Arc::new(config.provider.clone());
     let started_at = clock::now().unix();
-    let service = router(Service {
+    let service = Service {
         provider,
         publisher,
         desk,
@@ -96,16 +98,23 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
         workers: Workers::default(),
         surroundings: surroundings.clone(),
         checker,
-    });
-    let server = tokio::spawn(async move { axum::serve(listener, service).await });
+        door: Door::default(),
+    };
+    let routes = router(service.clone());
+    let server = tokio::spawn(async move { axum::serve(listener, routes).await });
     let keepers = tokio::spawn(keepers.run());
     let imports = tokio::spawn(import::watch::run(config.clone(), stopping));
     tracing::info!(socket = %config.socket.display(), provider = %config.provider.name, "serving");
     let socket = config.socket.clone();
-    Ok(Sidecar { stop, socket, surroundings, keepers, imports, server })
+    Ok(Sidecar { service, stop, socket, surroundings, keepers, imports, server })
 }
 
 impl Sidecar {
+    /// What it knows, for a status page.
+    pub fn service(&self) -> Service {
+        self.service.clone()
+    }
+
     /// Ends when the server does, which it never does by itself.
     ///
     /// # Errors

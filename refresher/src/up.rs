@@ -6,7 +6,7 @@ pub mod guard;
 pub mod port;
 pub mod supervise;
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::keys::listing::State;
 use crate::keys::{KeyFile, Ring};
+use crate::publish::server::Service;
 use crate::status::{self, Report};
-use crate::surroundings::Surroundings;
-use crate::{bootstrap, chain, clock, serve, store};
+use crate::{bootstrap, chain, clock, page, serve, store};
 use envoy::Program;
 use supervise::{Envoy, Paths};
 
@@ -99,10 +99,10 @@ pub async fn run(
     let program = Program::find(config.envoy.bin.as_deref())?;
     program.check().await?;
     let mut sidecar = serve::start(config.clone()).await?;
-    let surroundings = sidecar.surroundings().clone();
+    let service = sidecar.service();
     let mut stop = std::pin::pin!(stop);
     let result = tokio::select! {
-        result = attend(&config, program, filter, client_keys, &surroundings, out, stop.as_mut()) => result,
+        result = attend(&config, service, program, filter, client_keys, out, stop.as_mut()) => result,
         error = sidecar.failed() => Err(error.into()),
     };
     sidecar.stop().await;
@@ -184,11 +184,11 @@ fn system_certificates() -> Option<PathBuf> {
 
 /// Starts Envoy on the first port that is free, and looks after it until `stop`.
 async fn attend(
-    config: &Config,
+    config: &Arc<Config>,
+    service: Service,
     program: Program,
     filter: PathBuf,
     client_keys: ClientKeys,
-    surroundings: &Surroundings,
     out: &mut impl Write,
     mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), Error> {
@@ -197,7 +197,7 @@ async fn attend(
     let mut tried = None;
     let (envoy, address) = loop {
         let address = port::free(config.listener, tried)?;
-        surroundings.settle(address, &paths.admin);
+        service.surroundings.settle(address, &paths.admin);
         let settings = bootstrap::Settings {
             listen: address,
             upstream: &config.provider.upstream,
@@ -235,6 +235,14 @@ async fn attend(
     // A terminal that is gone is no reason to stop serving.
     let upstream = config.provider.upstream.as_str().trim_end_matches('/');
     let _ = writeln!(out, "listening on http://{address}/v1 for {upstream} ({keys})");
+    // After Envoy, whose port comes first.
+    let page = match config.status_page.enabled {
+        Some(false) => None,
+        _ => page::start_or_warn(config.clone(), service).await,
+    };
+    if let Some(page) = &page {
+        let _ = writeln!(out, "{}", page.line(std::io::stdout().is_terminal()));
+    }
     let _ = out.flush();
     envoy.look_after(&program, &paths, config.envoy.concurrency, address, stop, clock::now).await;
     Ok(())

@@ -84,6 +84,13 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Open the status page of a running refresher in a browser, and print its address, which is
+    /// good for one use
+    Page {
+        /// Only print the address, do not open a browser
+        #[arg(long)]
+        no_browser: bool,
+    },
     /// As `login --device`
     #[command(hide = true)]
     LoginDevice(LoginArguments),

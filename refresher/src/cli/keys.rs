@@ -12,7 +12,7 @@ use super::Exit;
 use crate::config::Config;
 use crate::import::moment;
 use crate::keys::listing::{self, Place, Row};
-use crate::keys::{self, KeyFile, Refused};
+use crate::keys::{self, KeyFile, change};
 use crate::publish::server::{RELOAD_PATH, Reloaded};
 use crate::secret::Secret;
 use crate::{chain, clock, http};
@@ -41,7 +41,10 @@ async fn add(config: &Config, arguments: AddArguments) -> anyhow::Result<Exit> {
     let AddArguments { name, stdin, json, .. } = arguments;
     let (proof, secret) = match arguments.subject_alt_name {
         Some(name) => (Proof::Certificate(name), None),
-        None => obtain(stdin).map(|secret| (proof_of(&secret), Some(secret)))?,
+        None => {
+            let secret = obtain(stdin)?;
+            (Proof::Key(Digest::of(secret.expose().as_bytes())), Some(secret))
+        }
     };
     let now = clock::now().unix();
     let key = ClientKey {
@@ -54,12 +57,7 @@ async fn add(config: &Config, arguments: AddArguments) -> anyhow::Result<Exit> {
         ..ClientKey::new(name, proof)
     };
     let key = keys::validated(&key).map_err(|reason| Unaccepted(reason.to_string()))?;
-    if let Some(place) = place_of(config, &key.id) {
-        return Err(configured(&key.id, place).into());
-    }
-    not_taken(config, &key.proof)?;
-    let file = KeyFile::open(&config.state_dir)?;
-    file.change(now, |ring| ring.add(key.clone(), now)).await?;
+    let file = change::add(config, &key, now).await?;
     show(&key, secret.as_ref(), stdin, json, now)?;
     let end = match key.not_after {
         0 => String::new(),
@@ -72,16 +70,11 @@ async fn add(config: &Config, arguments: AddArguments) -> anyhow::Result<Exit> {
 
 async fn rotate(config: &Config, arguments: &RotateArguments) -> anyhow::Result<Exit> {
     let RotateArguments { name, overlap, stdin, json } = arguments;
-    let file = stored(config, name)?;
+    let file = change::stored(config, name)?;
     let secret = obtain(*stdin)?;
-    let proof = proof_of(&secret);
-    not_taken(config, &proof)?;
-    let Proof::Key(digest) = proof else {
-        return Ok(Exit::Other);
-    };
+    let digest = Digest::of(secret.expose().as_bytes());
     let now = clock::now().unix();
-    let change = file.change(now, |ring| ring.rotate(name, digest, *overlap, now));
-    let key = change.await.map_err(|error| located(config, name, error))?;
+    let key = change::rotate(config, &file, name, digest, *overlap, now).await?;
     show(&key, Some(&secret), *stdin, *json, now)?;
     let client = name.as_str();
     match overlap {
@@ -97,12 +90,11 @@ async fn rotate(config: &Config, arguments: &RotateArguments) -> anyhow::Result<
 }
 
 async fn revoke(config: &Config, name: &ClientId) -> anyhow::Result<Exit> {
-    let file = stored(config, name)?;
-    let change = file.change(clock::now().unix(), |ring| ring.revoke(name));
-    let ended = change.await.map_err(|error| located(config, name, error))?;
+    let file = change::stored(config, name)?;
+    let ended = change::revoke(config, &file, name, clock::now().unix()).await?;
     let keys = if ended == 1 { "1 key".to_owned() } else { format!("{ended} keys") };
     println!("revoked {keys} of client {}", name.as_str());
-    if let Some(place) = place_of(config, name) {
+    if let Some(place) = change::place_of(config, name) {
         eprintln!(
             "refresher: warning: another key of {} stands in {}, and still holds",
             name.as_str(),
@@ -146,10 +138,6 @@ fn obtain(stdin: bool) -> anyhow::Result<Secret> {
     Ok(keys::brought(&input).ok_or_else(refused)?)
 }
 
-fn proof_of(secret: &Secret) -> Proof {
-    Proof::Key(Digest::of(secret.expose().as_bytes()))
-}
-
 /// Prints the key alone, or all about it as JSON. One that the user brought is not shown again.
 fn show(
     key: &ClientKey,
@@ -184,43 +172,6 @@ fn explain(secret: Option<&Secret>, brought: bool) {
             "refresher: Envoy has to verify the certificate: its listener needs a \
              DownstreamTlsContext with a trusted_ca"
         ),
-    }
-}
-
-/// The place of the keys, where a client of this name can be changed at all.
-fn stored(config: &Config, name: &ClientId) -> anyhow::Result<KeyFile> {
-    match KeyFile::find(&config.state_dir)? {
-        Some(file) if file.stamp().is_some() => Ok(file),
-        _ => {
-            let unknown = Refused::Unknown { name: name.as_str().to_owned() };
-            Err(located(config, name, unknown.into()).into())
-        }
-    }
-}
-
-/// What cannot be found in the file may stand in the configuration.
-fn located(config: &Config, name: &ClientId, error: keys::file::Error) -> keys::file::Error {
-    match (error, place_of(config, name)) {
-        (keys::file::Error::Refused(Refused::Unknown { .. }), Some(place)) => {
-            configured(name, place)
-        }
-        (error, _) => error,
-    }
-}
-
-fn configured(name: &ClientId, place: Place) -> keys::file::Error {
-    Refused::Configured { name: name.as_str().to_owned(), place: place.words() }.into()
-}
-
-fn place_of(config: &Config, name: &ClientId) -> Option<Place> {
-    let known = config.client_keys.iter().find(|key| key.id == *name)?;
-    Some(config.place_of(known))
-}
-
-fn not_taken(config: &Config, proof: &Proof) -> Result<(), keys::file::Error> {
-    match config.client_keys.iter().find(|key| key.proof == *proof) {
-        Some(owner) => Err(Refused::Taken { name: owner.id.as_str().to_owned() }.into()),
-        None => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::admin::Error;
 use crate::check::Checker;
 use crate::clock::{self, Now};
 use crate::overview::{OVERVIEW_PATH, Overview};
+use crate::page::access::Door;
 use crate::provider::Provider;
 use crate::publish::exposition::{self, Page};
 use crate::publish::health::{self, Health};
@@ -39,6 +40,9 @@ pub const MAX_WAIT_S: u64 = 60;
 /// Where `login` says that a grant has changed, and `keys` that the client keys have.
 pub const RELOAD_PATH: &str = "/v1/reload";
 
+/// Where `page` gets a ticket for the status page.
+pub const PAGE_PATH: &str = "/v1/page";
+
 /// What the handlers share.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -58,6 +62,8 @@ pub struct Service {
     pub surroundings: Surroundings,
     /// Checks of the whole way.
     pub checker: Checker,
+    /// The way into the status page.
+    pub door: Door,
 }
 
 impl Service {
@@ -103,6 +109,7 @@ pub fn router(service: Service) -> Router {
         .route(RELOAD_PATH, post(reload))
         .route(OVERVIEW_PATH, get(report_overview))
         .route("/metrics", get(report_metrics))
+        .route(PAGE_PATH, post(invite))
         .route("/health", get(report_health))
         .route("/ready", get(report_readiness))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
@@ -207,11 +214,23 @@ async fn report_metrics(State(service): State<Service>) -> Response {
 }
 
 async fn report_overview(State(service): State<Service>) -> Response {
+    json(StatusCode::OK, &overview(&service).await)
+}
+
+/// What is known now, for every place that shows it.
+pub async fn overview(service: &Service) -> Overview {
     let mut overview = service.overview(clock::now());
     if let Some(counters) = service.counters().await {
         overview.envoy = service.surroundings.admin().envoy(&counters).await.ok();
     }
-    json(StatusCode::OK, &overview)
+    overview
+}
+
+async fn invite(State(service): State<Service>) -> Response {
+    match service.door.issue(clock::now()) {
+        Some(invitation) => json(StatusCode::OK, &invitation),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn report_readiness(State(service): State<Service>) -> Response {
