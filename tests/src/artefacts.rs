@@ -51,6 +51,11 @@ pub fn envoy_binary() -> Result<PathBuf> {
     existing(set.into(), "run `make envoy`, or set ENVOY_BIN to an Envoy of 1.37 or later")
 }
 
+/// Where pictures of pages are written.
+pub fn screenshots() -> PathBuf {
+    root().join("target/screenshots")
+}
+
 /// The Python with the OpenAI SDK.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! a test fails.
 
 mod artefacts;
+mod browser;
 mod canary;
 mod clock;
 mod h2raw;
@@ -15,7 +16,10 @@ mod publisher;
 mod raw;
 mod stack;
 
-pub use artefacts::{envoy_binary, filter_module, python, refresher_binary, webdriver};
+pub use artefacts::{
+    envoy_binary, filter_module, python, refresher_binary, screenshots, webdriver,
+};
+pub use browser::Browser;
 pub use canary::Canaries;
 pub use clock::{Stopwatch, eventually, unix_now};
 pub use h2raw::{Http2, Parts, literals, repeated};

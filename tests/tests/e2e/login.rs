@@ -73,7 +73,7 @@ impl Attempt {
 }
 
 /// Opens an authorization URL and answers the consent page; follows where that leads.
-async fn decide(client: &Client, url: &Url, decision: &str) -> Result<Response> {
+pub(super) async fn decide(client: &Client, url: &Url, decision: &str) -> Result<Response> {
     let page = client.get(url.clone()).send().await?.error_for_status()?;
     let (base, html) = (page.url().clone(), page.text().await?);
     let attribute = |start: &str| {

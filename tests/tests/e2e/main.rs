@@ -16,6 +16,7 @@ mod load;
 mod login;
 mod models;
 mod observe;
+mod page;
 mod policy;
 mod proof;
 mod restart;
