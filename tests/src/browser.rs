@@ -199,14 +199,15 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({"features": features})).await.map(drop)
     }
 
-    /// Writes a picture of the whole page, PNG, and says how large it is, in bytes.
+    /// Writes a picture, PNG, of the whole page or of what a window has of it, and says how large it
+    /// is, in bytes.
     ///
     /// # Errors
     ///
     /// When it cannot be made.
-    pub async fn picture(&self, path: &Path) -> Result<usize> {
-        let whole = json!({"format": "png", "captureBeyondViewport": true});
-        let shot = self.devtools("Page.captureScreenshot", whole).await?;
+    pub async fn picture(&self, path: &Path, whole: bool) -> Result<usize> {
+        let parameters = json!({"format": "png", "captureBeyondViewport": whole});
+        let shot = self.devtools("Page.captureScreenshot", parameters).await?;
         let data = shot.get("data").and_then(Value::as_str).context("no picture")?;
         let png = STANDARD.decode(data)?;
         if let Some(folder) = path.parent() {

@@ -60,11 +60,12 @@ impl Page {
             Self::OtherIssuer => (
                 "Not this provider",
                 "This answer does not name the provider that was asked. Nothing has changed, and \
-                 the login still waits. The terminal says more.",
+                 the login still waits. Where it was started, there is more about it.",
             ),
             Self::Failed => (
                 "Not logged in",
-                "The provider did not complete the login. The terminal says why; start it again.",
+                "The provider did not complete the login. Where it was started, it says why; start it \
+                 again there.",
             ),
             Self::NotFound => {
                 ("Nothing here", "This is the callback of a login that is under way.")
@@ -72,7 +73,9 @@ impl Page {
         };
         let (class, mark) = match self {
             Self::LoggedIn => ("ok", "<path d=\"M7 12.5l3.5 3.5L17 9\"/>"),
-            Self::NotFound => ("quiet", "<path d=\"M12 7v6M12 16.5v.5\"/>"),
+            Self::OtherAttempt | Self::OtherIssuer | Self::NotFound => {
+                ("quiet", "<path d=\"M12 7v6M12 16.5v.5\"/>")
+            }
             _ => ("bad", "<path d=\"M8.5 8.5l7 7M15.5 8.5l-7 7\"/>"),
         };
         format!(

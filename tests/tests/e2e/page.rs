@@ -92,14 +92,21 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Ends the browser; nothing was loaded from elsewhere, refused by the policy, or went wrong.
+/// Ends the browser; nothing was loaded from elsewhere than `own`, and on the page, which is the first
+/// of these, nothing was refused by the policy, or went wrong.
 async fn quit(browser: Browser, own: &[&str]) -> Result<()> {
     let (console, requested) = (browser.log("browser").await?, browser.requested().await?);
     browser.quit().await?;
+    let others = own.get(1..).unwrap_or_default();
+    let elsewhere = |line: &&String| others.iter().any(|other| line.starts_with(other));
+    let console: Vec<_> = console.iter().filter(|line| !elsewhere(line)).collect();
     ensure!(console.is_empty(), "{console:#?}");
     ensure!(!requested.is_empty(), "the browser tells no requests");
     let ours = |url: &&String| {
-        url.starts_with("data:") || own.iter().any(|own| url.starts_with(&format!("{own}/")))
+        // The browser's own first tab, and what is in the page itself.
+        let inner = ["data:", "chrome://", "chrome-untrusted://"];
+        inner.iter().any(|scheme| url.starts_with(scheme))
+            || own.iter().any(|own| url.starts_with(&format!("{own}/")))
     };
     let foreign: Vec<_> = requested.iter().filter(|url| !ours(url)).collect();
     ensure!(foreign.is_empty(), "{foreign:?}");

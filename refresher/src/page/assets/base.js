@@ -71,8 +71,8 @@ function hour(unix) {
 }
 
 // Times that go on by themselves; see `tick`.
-function until(unix, past) {
-  return el("time", { "data-until": unix, "data-past": past, title: moment(unix) });
+function until(unix, past, before) {
+  return el("time", { "data-until": unix, "data-past": past, "data-before": before, title: moment(unix) });
 }
 
 function since(unix) {
@@ -91,7 +91,7 @@ function tick() {
   const at = now();
   for (const element of document.querySelectorAll("[data-until]")) {
     const left = Number(element.dataset.until) - at;
-    say(element, left > 0 ? "in " + span(left) : element.dataset.past || "now");
+    say(element, left > 0 ? (element.dataset.before || "in ") + span(left) : element.dataset.past || "now");
   }
   for (const element of document.querySelectorAll("[data-since]")) {
     const past = at - Number(element.dataset.since);
@@ -104,6 +104,7 @@ function tick() {
     element.setAttribute("aria-valuetext", to > at ? span(to - at) + " left" : "expired");
     element.classList.toggle("warn", left < 0.2);
     element.firstElementChild.style.width = left * 100 + "%";
+    element.firstElementChild.hidden = left === 0;
   }
 }
 

@@ -9,19 +9,19 @@ const REASONS = {
 };
 
 const REFUSALS = {
-  ambiguous_path: "a path that can be read in two ways",
-  invalid_client_key: "no client key, or a wrong one",
-  path_not_allowed: "the key is limited to other paths",
-  model_not_allowed: "the key is limited to other models",
-  cross_site_request: "from a web page of another site",
-  body_too_large: "larger than what can be held",
-  misdirected_request: "for another host",
-  rate_limit_exceeded: "more than the client's requests of a minute",
-  concurrency_limit_exceeded: "more than the client's requests at a time",
-  refresher_unavailable: "before the first token",
-  login_required: "no login",
-  token_expired: "the token has expired",
-  token_rejected: "the API refused the token",
+  ambiguous_path: "A path that can be read in two ways",
+  invalid_client_key: "No client key, or a wrong one",
+  path_not_allowed: "The key is limited to other paths",
+  model_not_allowed: "The key is limited to other models",
+  cross_site_request: "From a web page of another site",
+  body_too_large: "A larger body than can be held",
+  misdirected_request: "For another host",
+  rate_limit_exceeded: "Above the client's requests a minute",
+  concurrency_limit_exceeded: "Above the client's requests at a time",
+  refresher_unavailable: "Before the first token",
+  login_required: "No login",
+  token_expired: "The token had expired",
+  token_rejected: "The API refused the token",
 };
 
 // How a credential stands: a class, and words.
@@ -118,6 +118,7 @@ function credential(name, status, attempt) {
     fact("Last refresh", "none since the start");
   }
   if (status.next_refresh_at) fact("Next refresh", until(status.next_refresh_at, "due"));
+  else if (status.oauth_reauth_required) fact("Next refresh", "none: the login has ended");
   else if (status.state === "ready") fact("Next refresh", "unknown");
   fact("Refreshes", count(refresh.refresh_success_count || 0) + " done, " + count(refresh.refresh_failure_count || 0) + " failed");
   if (status.generation) fact("Generation", el("span", { class: "code" }, String(status.generation)));
@@ -139,7 +140,7 @@ function life(status) {
   if (!status.expires_at) return null;
   const refresh = status.oauth_refresh;
   const from = status.issued_at || (refresh.last_refresh_status === "success" ? refresh.last_refresh_at : null);
-  const ends = el("p", { class: "ends" }, el("span", {}, "Token expires ", el("strong", {}, until(status.expires_at, "has expired"))));
+  const ends = el("p", { class: "ends" }, el("span", {}, "Token ", el("strong", {}, until(status.expires_at, "has expired", "expires in "))));
   if (!from || from >= status.expires_at) return ends;
   const bar = el("div", { class: "life", role: "progressbar", "aria-label": "Life of the token", "aria-valuemin": "0",
     "aria-valuemax": "100", "data-from": from, "data-to": status.expires_at }, el("div", { class: "fill" }));
@@ -206,6 +207,11 @@ function table(caption, head, rows) {
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell)))));
 }
 
+function cause(kind) {
+  const words = REFUSALS[kind];
+  return words ? el("span", {}, words, el("span", { class: "quiet small code under" }, kind)) : code(kind);
+}
+
 function showTraffic(envoy) {
   render("traffic", envoy ? [envoy.requests, envoy.refusals, envoy.tokens] : null, () => {
     if (!envoy) return el("p", { class: "quiet" }, "Unknown: Envoy's admin interface is not known here, or does not answer.");
@@ -221,8 +227,8 @@ function showTraffic(envoy) {
     }
     const refusals = Object.entries(envoy.refusals).filter(([, number]) => number > 0);
     if (refusals.length > 0) {
-      parts.push(el("h4", {}, "Refused"), table("Refusals by code", ["Code", "Meaning", "Requests"],
-        refusals.map(([kind, number]) => [code(kind), REFUSALS[kind] || "", number])));
+      parts.push(el("h4", {}, "Refused"), table("Refusals by cause", ["Cause", "Requests"],
+        refusals.map(([kind, number]) => [cause(kind), number])));
     }
     const tokens = Object.entries(envoy.tokens).flatMap(([client, models]) => Object.entries(models).map(
       ([model, kinds]) => [name(client), model, kinds.prompt || 0, kinds.completion || 0]));

@@ -1,11 +1,12 @@
 //! What the page's port answers to those who are not the page.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tests::{Stack, eventually, raw_bytes, raw_request};
+use tests::{Canaries, Stack, eventually, raw_bytes, raw_request};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -78,7 +79,13 @@ async fn nothing_is_told_or_changed_without_a_session_and_the_pages_own_origin()
     // The same with everything that belongs to it does work.
     let answer = send("POST", "/api/keys/add", &[own, json, with], add).await?;
     ensure!(answer.status() == StatusCode::OK, "{}", answer.status());
-    Ok(())
+    // The new key is in this answer and in no other, nor is any secret.
+    let made: Value = answer.json().await?;
+    let key = made["key"].as_str().context("no key")?.to_owned();
+    let secrets = [stack.provider().secrets(), vec![key, session.clone()]].concat();
+    let state = caller.state().await?;
+    ensure!(state["client_keys"]["rows"][0]["name"] == "mallory", "{state}");
+    Canaries::new(&secrets, &[])?.clear("the state", state.to_string().as_bytes())
 }
 
 #[tokio::test]
@@ -150,11 +157,11 @@ async fn large_slow_and_many_requests_are_bounded() -> Result<()> {
     for _ in 0..40 {
         silent.push(TcpStream::connect(address).await?);
     }
-    let waits = caller.get("/api/state").timeout(std::time::Duration::from_millis(500)).send();
-    ensure!(waits.await.is_err(), "a connection beyond the bound is served");
-    let served = eventually(2 * SOON, async || {
-        caller.get("/api/state").send().await.ok().filter(|answer| answer.status() == 200)
-    });
+    let head = format!("GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let page = async || raw_request(address, head.as_bytes()).await.map(|answer| answer.status);
+    let waits = tokio::time::timeout(Duration::from_millis(500), page()).await;
+    ensure!(waits.is_err(), "a connection beyond the bound is served");
+    let served = eventually(2 * SOON, async || page().await.ok().filter(|&status| status == 200));
     served.await.context("silent connections block the page for ever")?;
     let mut rest = Vec::new();
     let first = silent.first_mut().context("no connection")?;
