@@ -182,14 +182,14 @@ impl Browser {
         self.post("/goog/cdp/execute", json!({"cmd": command, "params": parameters})).await
     }
 
-    /// Shows pages as on a screen of this width and colour scheme.
+    /// Shows pages as in a window of this size and colour scheme.
     ///
     /// # Errors
     ///
     /// When it cannot.
-    pub async fn look(&self, width: u32, scheme: &str) -> Result<()> {
+    pub async fn look(&self, width: u32, height: u32, scheme: &str) -> Result<()> {
         let metrics = json!({
-            "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false,
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false,
         });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await?;
         let features = json!([

@@ -201,9 +201,10 @@ function table(caption, head, rows) {
   const cell = (value, place) => place === 0 ? el("th", { scope: "row" }, value)
     : el("td", { class: typeof value === "number" ? "number" : "" }, typeof value === "number" ? count(value) : value);
   const numeric = (place) => rows.length > 0 && typeof rows[0][place] === "number";
+  const classes = (title, place) => (numeric(place) ? "number " : "") + (title.length <= 12 ? "short" : "");
   return el("table", {}, el("caption", { class: "hidden" }, caption),
     el("thead", {}, el("tr", {}, ...head.map((title, place) =>
-      el("th", { scope: "col", class: numeric(place) ? "number" : "" }, title)))),
+      el("th", { scope: "col", class: classes(title, place) }, title)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell)))));
 }
 
