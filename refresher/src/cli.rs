@@ -5,6 +5,7 @@ mod exit;
 mod handover;
 mod keys;
 mod page;
+mod status;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use tracing::level_filters::LevelFilter;
 use crate::config::{self, Config};
 use crate::login::terminal::Display;
 use crate::login::{browser, device};
-use crate::{chain, clock, login, logout, serve, status, up};
+use crate::{chain, login, logout, serve, up};
 use args::{Arguments, Command, LoginArguments};
 
 pub use exit::Exit;
@@ -100,21 +101,7 @@ async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> 
             Ok(Exit::Done)
         }
         Command::Page { no_browser } => page::perform(&config, no_browser).await,
-        Command::Status { json } => {
-            let report = status::collect(&config).await?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
-            } else {
-                print!("{}", report.lines(clock::now().unix()));
-            }
-            Ok(if report.is_good() {
-                Exit::Done
-            } else if report.login_required() {
-                Exit::LoginRequired
-            } else {
-                Exit::Other
-            })
-        }
+        Command::Status(arguments) => status::perform(&config, &arguments).await,
         // Both are other commands by now; see `Command::modern` and `main`.
         Command::LoginDevice(_) | Command::Guard { .. } => Ok(Exit::Other),
     }

@@ -1,4 +1,11 @@
-//! What `status` says: the stored grant, and what a running refresher makes of it.
+//! What `status` says: the stored grants, and what a running refresher makes of them.
+//!
+//! [`lines`] puts it on a screen, [`wait`] says whether all workers serve a generation.
+
+pub mod lines;
+pub mod screen;
+pub mod wait;
+pub mod words;
 
 use std::time::Duration;
 
@@ -6,15 +13,17 @@ use filter::bundle::DEFAULT_CREDENTIAL;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::publish::health::Health;
+use crate::overview::{OVERVIEW_PATH, Overview};
+use crate::publish::health::{Health, Status};
 use crate::store::{self, Store};
 use crate::{clock, http};
+use screen::Look;
 
 /// How long a running refresher may take to answer.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// The state of one credential, from the file and from a running refresher. Without secrets.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Line {
     /// Its name.
     pub credential: String,
@@ -24,6 +33,8 @@ pub struct Line {
     /// Why it is not ready, in a word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When the token was issued, in Unix seconds.
+    pub issued_at: Option<u64>,
     /// When the token expires, in Unix seconds.
     pub expires_at: Option<u64>,
     /// The token's generation.
@@ -34,13 +45,21 @@ pub struct Line {
     pub last_refresh_at: Option<u64>,
     /// How that ended.
     pub last_refresh_status: Option<String>,
+    /// The class of the last failure, in a word.
+    pub last_refresh_error_class: Option<String>,
+    /// When it refreshes next, in Unix seconds.
+    pub next_refresh_at: Option<u64>,
+    /// Refreshes that succeeded since the refresher's start.
+    pub refresh_success_count: u64,
+    /// Refreshes that failed since then.
+    pub refresh_failure_count: u64,
     /// What is wrong with the store, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
 }
 
 /// What `status` says.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The provider's name.
     pub provider: String,
@@ -48,11 +67,18 @@ pub struct Report {
     pub serving: bool,
     /// The socket.
     pub socket: String,
+    /// When this was collected, in Unix seconds.
+    pub at: u64,
     /// Why the running refresher could not read the client keys, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_keys_alarm: Option<String>,
     /// All credentials.
     pub credentials: Vec<Line>,
+    /// What is not well, each with what helps.
+    pub remedies: Vec<String>,
+    /// What the running refresher says of everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overview: Option<Overview>,
 }
 
 impl Report {
@@ -66,47 +92,9 @@ impl Report {
         self.credentials.iter().any(|line| matches!(line.state.as_str(), "ready" | "logged_in"))
     }
 
-    /// The report in lines; `unix` is now, in Unix seconds.
+    /// The report in whole lines, for a file or a pipe; `unix` is now, in Unix seconds.
     pub fn lines(&self, unix: u64) -> String {
-        use std::fmt::Write as _;
-        let serving = if self.serving { "serving on" } else { "not serving on" };
-        let mut text = format!("provider {}, {serving} {}\n", self.provider, self.socket);
-        for line in &self.credentials {
-            let _ = write!(text, "{}: {}", line.credential, line.state);
-            if let Some(reason) = &line.reason {
-                let _ = write!(text, " ({reason})");
-            }
-            if let Some(expires_at) = line.expires_at {
-                let _ = match expires_at.checked_sub(unix) {
-                    Some(left) => write!(text, ", token expires in {left} s"),
-                    None => write!(text, ", token has expired"),
-                };
-            }
-            if line.oauth_reauth_required && line.state != "login_required" {
-                let provider = &self.provider;
-                let _ = write!(
-                    text,
-                    ", login will be required when the token expires: refresher login \
-                     --provider {provider} --credential {}",
-                    line.credential
-                );
-            }
-            if let Some(generation) = line.generation {
-                let _ = write!(text, ", generation {generation}");
-            }
-            if let (Some(at), Some(status)) = (line.last_refresh_at, &line.last_refresh_status) {
-                let ago = unix.saturating_sub(at);
-                let _ = write!(text, ", last refresh {ago} s ago: {status}");
-            }
-            if let Some(alarm) = &line.alarm {
-                let _ = write!(text, ", alarm: {alarm}");
-            }
-            text.push('\n');
-        }
-        if let Some(alarm) = &self.client_keys_alarm {
-            let _ = writeln!(text, "client keys: alarm: {alarm}");
-        }
-        text
+        lines::show(self, Look::PLAIN, unix)
     }
 }
 
@@ -116,36 +104,66 @@ impl Report {
 ///
 /// When a grant cannot be read while no refresher is serving.
 pub async fn collect(config: &Config) -> Result<Report, store::Error> {
-    let answer = http::ask_socket(&config.socket, "/health", false, DEADLINE).await;
-    let health = answer.ok().and_then(|answer| serde_json::from_slice::<Health>(&answer.body).ok());
-    let serving =
-        health.as_ref().is_some_and(|health| health.provider_setting == config.provider.name);
-    let (client_keys_alarm, credentials) = match health.filter(|_| serving) {
-        Some(mut health) => (health.client_keys_alarm.take(), served(health)),
-        None => (None, stored(config)?),
+    let overview = ask(config).await;
+    let credentials = match &overview {
+        Some(overview) => served(&overview.health),
+        None => stored(config)?,
     };
-    Ok(Report {
+    let mut report = Report {
         provider: config.provider.name.clone(),
-        serving,
+        serving: overview.is_some(),
         socket: config.socket.display().to_string(),
-        client_keys_alarm,
+        at: clock::now().unix(),
+        client_keys_alarm: overview.as_ref().and_then(|it| it.health.client_keys_alarm.clone()),
         credentials,
-    })
+        remedies: Vec::new(),
+        overview,
+    };
+    report.remedies = lines::remedies(&report);
+    Ok(report)
 }
 
-fn served(health: Health) -> Vec<Line> {
-    let line = |(credential, status): (String, crate::publish::health::Status)| Line {
-        credential,
-        state: status.state,
-        reason: status.reason,
+/// What the refresher on the socket says, if it is one of this provider's.
+pub async fn ask(config: &Config) -> Option<Overview> {
+    let answer = http::ask_socket(&config.socket, OVERVIEW_PATH, false, DEADLINE).await.ok()?;
+    let overview = match serde_json::from_slice::<Overview>(&answer.body) {
+        Ok(overview) => overview,
+        // One of an earlier release has no such document.
+        Err(_) => of_earlier_release(config).await?,
+    };
+    is_of(config, &overview.health).then_some(overview)
+}
+
+/// Whether a refresher serves the provider of these settings.
+pub fn is_of(config: &Config, health: &Health) -> bool {
+    health.provider_setting == config.provider.name
+}
+
+async fn of_earlier_release(config: &Config) -> Option<Overview> {
+    let answer = http::ask_socket(&config.socket, "/health", false, DEADLINE).await.ok()?;
+    let health = serde_json::from_slice(&answer.body).ok()?;
+    let (version, at) = (String::new(), clock::now().unix());
+    Some(Overview { version, started_at: at, at, health, workers: Vec::new(), envoy: None })
+}
+
+fn served(health: &Health) -> Vec<Line> {
+    let line = |(credential, status): (&String, &Status)| Line {
+        credential: credential.clone(),
+        state: status.state.clone(),
+        reason: status.reason.clone(),
+        issued_at: status.issued_at,
         expires_at: status.expires_at,
         generation: status.generation,
         oauth_reauth_required: status.oauth_reauth_required,
         last_refresh_at: status.oauth_refresh.last_refresh_at,
-        last_refresh_status: status.oauth_refresh.last_refresh_status,
-        alarm: status.alarm,
+        last_refresh_status: status.oauth_refresh.last_refresh_status.clone(),
+        last_refresh_error_class: status.oauth_refresh.last_refresh_error_class.clone(),
+        next_refresh_at: status.next_refresh_at,
+        refresh_success_count: status.oauth_refresh.refresh_success_count,
+        refresh_failure_count: status.oauth_refresh.refresh_failure_count,
+        alarm: status.alarm.clone(),
     };
-    health.credentials.into_iter().map(line).collect()
+    health.credentials.iter().map(line).collect()
 }
 
 fn stored(config: &Config) -> Result<Vec<Line>, store::Error> {
@@ -169,12 +187,11 @@ fn stored_line(config: &Config, credential: String) -> Result<Line, store::Error
         credential,
         state,
         reason,
+        issued_at: token.map(|token| token.obtained_at),
         expires_at: token.map(|token| token.expires_at),
         generation: token.map(|token| token.generation),
         oauth_reauth_required,
-        last_refresh_at: None,
-        last_refresh_status: None,
-        alarm: None,
+        ..Line::default()
     })
 }
 
@@ -194,4 +211,42 @@ fn load(config: &Config, credential: &str) -> Result<Option<store::Grant>, store
         grant.verdict = Some(store::Verdict { reason, at: clock::now().unix() });
     }
     Ok(Some(grant))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Of a refresher with one credential that is well.
+    pub(crate) fn overview() -> Overview {
+        let refreshes = json!({"last_refresh_at": 1_000, "last_refresh_status": "success",
+            "last_refresh_error_class": null, "refresh_token_rotated": true,
+            "refresh_success_count": 3, "refresh_failure_count": 0});
+        let status = json!({"state": "ready", "generation": 7, "issued_at": 1_000,
+            "expires_at": 8_200, "next_refresh_at": 4_600, "token_endpoint": null,
+            "oauth_refresh": refreshes});
+        let health = json!({"status": "ok", "provider": "acme", "api_base": "https://api.example",
+            "token_expires_at": 8_200, "token_seconds_to_expiry": 5_200, "token_endpoint": null,
+            "oauth_refresh": refreshes, "generation": 7, "credentials": {"default": status}});
+        let overview = json!({"version": "0.1.0", "started_at": 400, "at": 3_000,
+            "health": health, "workers": []});
+        serde_json::from_value(overview).unwrap()
+    }
+
+    /// What `status` makes of an overview.
+    pub(crate) fn report(overview: Option<Overview>) -> Report {
+        let mut report = Report {
+            provider: "acme".to_owned(),
+            serving: overview.is_some(),
+            socket: "/run/acme.sock".to_owned(),
+            at: 3_000,
+            client_keys_alarm: overview.as_ref().and_then(|it| it.health.client_keys_alarm.clone()),
+            credentials: overview.as_ref().map(|it| served(&it.health)).unwrap_or_default(),
+            remedies: Vec::new(),
+            overview,
+        };
+        report.remedies = lines::remedies(&report);
+        report
+    }
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::handover::{ExportArguments, ImportArguments, TransferArguments};
 use super::keys::KeysCommand;
+use super::status::StatusArguments;
 use crate::config::Overrides;
 use crate::login::browser::DEFAULT_TIMEOUT;
 use crate::store::{NAME_RULE, is_name};
@@ -19,7 +20,7 @@ Exit codes:
   2    a flag or a setting is not accepted
   3    a login is required
   4    the login was denied
-  5    the login was not completed in time
+  5    a login, or what was waited for, was not completed in time
   6    the provider, or the host of a transfer, cannot be reached
   130  interrupted
 
@@ -79,11 +80,7 @@ pub(super) enum Command {
     /// Send a login to another machine over ssh, and import it there
     Transfer(TransferArguments),
     /// Show the login and what a running sidecar makes of it; exits with 3 if a login is required
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status(StatusArguments),
     /// Open the status page of a running refresher in a browser, and print its address, which is
     /// good for one use
     Page {
