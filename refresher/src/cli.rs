@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and how each command ends.
 
 mod args;
+mod doctor;
 mod exit;
 mod handover;
 mod keys;
@@ -56,14 +57,21 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let command = arguments.command.modern();
     let overrides = arguments.common.overrides(&command);
+    if let Command::Doctor(arguments) = &command {
+        // It looks at the settings itself.
+        return runtime()?.block_on(doctor::perform(&overrides, arguments));
+    }
     let config = config::load(&overrides, &|name| std::env::var(name).ok())?;
-    // One thread: the work is a few requests a minute.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    runtime()?.block_on(perform(command, Arc::new(config)))
+}
+
+/// One thread: the work is a few requests a minute.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
         .thread_keep_alive(std::time::Duration::from_secs(1))
-        .build()?;
-    runtime.block_on(perform(command, Arc::new(config)))
+        .build()
 }
 
 async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> {
@@ -102,8 +110,8 @@ async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> 
         }
         Command::Page { no_browser } => page::perform(&config, no_browser).await,
         Command::Status(arguments) => status::perform(&config, &arguments).await,
-        // Both are other commands by now; see `Command::modern` and `main`.
-        Command::LoginDevice(_) | Command::Guard { .. } => Ok(Exit::Other),
+        // All of them are done with by now; see `Command::modern`, `run` and `main`.
+        Command::LoginDevice(_) | Command::Doctor(_) | Command::Guard { .. } => Ok(Exit::Other),
     }
 }
 

@@ -167,21 +167,25 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 ///
 /// See [`Error`].
 pub fn load(overrides: &Overrides, env: Environment<'_>) -> Result<Config, Error> {
-    let named =
-        overrides.config.clone().or_else(|| text(env, "TORCHBEARER_CONFIG").map(Into::into));
-    let path = match named {
-        Some(path) => Some(path),
-        None => home(env, "XDG_CONFIG_HOME", ".config")
-            .map(|dir| dir.join("torchbearer/config.toml"))
-            .filter(|path| path.exists()),
-    };
-    let document = match path {
+    let document = match file_path(overrides, env) {
         None => String::new(),
         Some(path) => {
             std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?
         }
     };
     resolve(&document, overrides, env)
+}
+
+/// The configuration file: the one that is named, whether it is there or not, else the usual one if
+/// it is there.
+pub fn file_path(overrides: &Overrides, env: Environment<'_>) -> Option<PathBuf> {
+    let named =
+        overrides.config.clone().or_else(|| text(env, "TORCHBEARER_CONFIG").map(Into::into));
+    named.or_else(|| {
+        home(env, "XDG_CONFIG_HOME", ".config")
+            .map(|dir| dir.join("torchbearer/config.toml"))
+            .filter(|path| path.exists())
+    })
 }
 
 /// Resolves a configuration from its three sources.

@@ -1,9 +1,9 @@
 //! The one outgoing HTTP client: bounded in time and size, never redirected.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, RETRY_AFTER};
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 use zeroize::Zeroizing;
@@ -100,6 +100,27 @@ pub async fn send_within(
     ca_file: Option<&Path>,
     deadline: Duration,
 ) -> Result<Response, Error> {
+    Ok(send_dated(request, ca_file, deadline).await?.response)
+}
+
+/// An answer, and when its sender says that it was made.
+pub struct Dated {
+    /// The answer.
+    pub response: Response,
+    /// Its `Date` (RFC 9110, section 6.6.1), in Unix seconds.
+    pub date: Option<u64>,
+}
+
+/// As [`send_within`], with the answer's date.
+///
+/// # Errors
+///
+/// As [`send_within`].
+pub async fn send_dated(
+    request: &Request,
+    ca_file: Option<&Path>,
+    deadline: Duration,
+) -> Result<Dated, Error> {
     require_secure(&request.url)?;
     exchange(&client(&request.url, ca_file, deadline)?, request).await
 }
@@ -118,7 +139,7 @@ pub async fn ask_socket(
     let client = plain().unix_socket(socket).timeout(deadline).build().map_err(Error::Setup)?;
     let url = format!("http://localhost{path}");
     let request = if post { client.post(url) } else { client.get(url) };
-    receive(request, MAX_BYTES).await
+    Ok(receive(request, MAX_BYTES).await?.response)
 }
 
 /// Asks Envoy's admin interface for a path with its query, within `deadline`; an answer of more
@@ -139,7 +160,7 @@ pub async fn ask_admin(
         Admin::Http(url) => (builder, url.as_str().trim_end_matches('/')),
     };
     let client = builder.build().map_err(Error::Setup)?;
-    receive(client.get(format!("{base}{target}")), max_bytes).await
+    Ok(receive(client.get(format!("{base}{target}")), max_bytes).await?.response)
 }
 
 /// Sends a `GET` to Envoy's listener on this machine, with this client key, within `deadline`.
@@ -158,10 +179,10 @@ pub async fn ask_listener(
         Some(key) => request.bearer_auth(key.expose()),
         None => request,
     };
-    receive(request, MAX_BYTES).await
+    Ok(receive(request, MAX_BYTES).await?.response)
 }
 
-async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Response, Error> {
+async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Dated, Error> {
     let builder = match &request.form {
         None => client.get(request.url.clone()),
         Some(form) => client
@@ -176,10 +197,13 @@ async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Respons
     receive(builder.header(ACCEPT, "application/json"), MAX_BYTES).await
 }
 
-async fn receive(request: reqwest::RequestBuilder, max_bytes: usize) -> Result<Response, Error> {
+async fn receive(request: reqwest::RequestBuilder, max_bytes: usize) -> Result<Dated, Error> {
     let mut answer = request.send().await.map_err(failure)?;
     let retry_after = answer.headers().get(RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let date = answer.headers().get(DATE).and_then(|value| value.to_str().ok());
+    let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
+    let date = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = answer.chunk().await.map_err(failure)? {
         if body.len() + chunk.len() > max_bytes {
@@ -187,7 +211,8 @@ async fn receive(request: reqwest::RequestBuilder, max_bytes: usize) -> Result<R
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Response { status: answer.status().as_u16(), retry_after, body })
+    let response = Response { status: answer.status().as_u16(), retry_after, body };
+    Ok(Dated { response, date: date.map(|date| date.as_secs()) })
 }
 
 /// The address is dropped from the error: an authorize or callback URL in a log is a secret.

@@ -13,6 +13,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod export;
 pub mod http;
 pub mod import;

@@ -17,6 +17,8 @@ pub use file::Stamp;
 pub use grant::{Grant, TokenRecord, VERSION, Verdict};
 pub use lock::{Intent, Lock, PATIENCE, Reservation};
 
+use zeroize::Zeroizing;
+
 use crate::config::Config;
 use crate::secret::Secret;
 
@@ -103,6 +105,17 @@ impl Store {
         }
     }
 
+    /// Where a credential's grant is, or would be.
+    pub fn place(config: &Config, credential: &str) -> PathBuf {
+        match &config.grant_file {
+            Some(path) if credential == filter::bundle::DEFAULT_CREDENTIAL => path.clone(),
+            _ => {
+                let name = format!("{}.{credential}.json", config.provider.name);
+                config.state_dir.join("grants").join(name)
+            }
+        }
+    }
+
     /// Opens the place of a credential's grant where there is one, and creates nothing.
     ///
     /// # Errors
@@ -178,6 +191,36 @@ impl Store {
             .collect();
         names.sort();
         names
+    }
+}
+
+/// Reads a private file as it is: nothing is mended, locked or moved.
+///
+/// # Errors
+///
+/// When it cannot be read safely.
+pub fn peek_bytes(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    file::peek(path)
+}
+
+/// Reads a grant in the same way.
+///
+/// # Errors
+///
+/// When it cannot be read safely, or is no grant.
+pub fn peek(path: &Path) -> Result<Option<Grant>, Error> {
+    let Some(bytes) = file::peek(path)? else {
+        return Ok(None);
+    };
+    match grant::parse(&bytes) {
+        Ok(grant) => Ok(Some(grant)),
+        Err(grant::Unreadable::Version(found)) => {
+            Err(Error::UnknownVersion { path: path.to_owned(), found })
+        }
+        Err(grant::Unreadable::Shape) => {
+            let (found, accepted) = ("is not a grant", "a grant of this release");
+            Err(Error::Unsafe { path: path.to_owned(), found, accepted })
+        }
     }
 }
 

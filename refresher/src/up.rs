@@ -161,7 +161,8 @@ fn require_login(report: &Report) -> Result<(), Error> {
     Ok(())
 }
 
-fn filter(config: &Config) -> Result<PathBuf, Error> {
+/// The filter's module, by an absolute path.
+pub(crate) fn filter(config: &Config) -> Result<PathBuf, Error> {
     let path = config.envoy.filter.clone().unwrap_or_else(|| {
         let program = std::env::current_exe().unwrap_or_default();
         program.with_file_name("filter.wasm")
@@ -172,7 +173,7 @@ fn filter(config: &Config) -> Result<PathBuf, Error> {
 }
 
 /// The system's certificates, where the usual systems keep them.
-fn system_certificates() -> Option<PathBuf> {
+pub(crate) fn system_certificates() -> Option<PathBuf> {
     let bundles = [
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt",

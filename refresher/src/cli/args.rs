@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::doctor::DoctorArguments;
 use super::handover::{ExportArguments, ImportArguments, TransferArguments};
 use super::keys::KeysCommand;
 use super::status::StatusArguments;
@@ -88,6 +89,8 @@ pub(super) enum Command {
         #[arg(long)]
         no_browser: bool,
     },
+    /// Look at everything that a request needs, and say what is wrong and what mends it
+    Doctor(DoctorArguments),
     /// As `login --device`
     #[command(hide = true)]
     LoginDevice(LoginArguments),

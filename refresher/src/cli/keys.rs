@@ -26,7 +26,7 @@ const NOTICE: Duration = Duration::from_secs(10);
 /// What a flag or standard input has is not accepted.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unaccepted(String);
+pub(super) struct Unaccepted(pub(super) String);
 
 pub(super) async fn perform(config: &Config, command: KeysCommand) -> anyhow::Result<Exit> {
     match command {

@@ -107,6 +107,26 @@ pub(super) fn read(
     Ok(Some(read_bounded(fd, path)?))
 }
 
+/// Reads a private file as it is; nothing where there is none.
+pub(super) fn peek(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = match fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(Errno::LOOP) => return Err(refuse(path, "a symbolic link", "a regular file")),
+        Err(errno) => return Err(io("open", path, errno)),
+    };
+    let stat = fs::fstat(&fd).map_err(|errno| io("look at it", path, errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refuse(path, "not a regular file", "a regular file"));
+    }
+    let bytes = read_bounded(fd, path)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_BYTES {
+        return Err(refuse(path, "larger than 1 MiB", "at most 1 MiB"));
+    }
+    Ok(Some(bytes))
+}
+
 /// Reads a file that the user keeps a secret in: a mode that lets others in is the user's to
 /// mend. Unlike with files of ours a link is followed, since secrets are often mounted as links.
 pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {

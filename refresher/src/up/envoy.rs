@@ -79,6 +79,16 @@ impl Program {
         &self.path
     }
 
+    /// Its version.
+    ///
+    /// # Errors
+    ///
+    /// When it does not tell one.
+    pub async fn version(&self) -> Result<String, Error> {
+        let found = version(&self.ask(&["--version"]).await?);
+        found.map(|(_, _, shown)| shown).ok_or_else(|| Error::NotEnvoy { path: self.path.clone() })
+    }
+
     /// Checks that it is new enough and runs Wasm.
     ///
     /// # Errors

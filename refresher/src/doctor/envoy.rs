@@ -1,0 +1,133 @@
+//! Envoy, the filter's module, and whether the one accepts the configuration with the other.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use super::report::Finding;
+use super::short;
+use crate::config::Config;
+use crate::up::envoy::{Error, OLDEST, Program};
+use crate::up::supervise::Paths;
+use crate::{bootstrap, chain, up};
+
+/// How a Wasm module of the one version that there is begins.
+const MAGIC: [u8; 8] = *b"\0asm\x01\0\0\0";
+
+pub(super) async fn program(config: &Config) -> (Vec<Finding>, Option<Program>) {
+    match find(config).await {
+        Ok((program, version)) => {
+            let says = format!("{}: Envoy {version}, with V8", program.path().display());
+            (vec![Finding::ok(says)], Some(program))
+        }
+        Err(error) => {
+            let remedy = match &error {
+                Error::NoWasm { .. } | Error::TooOld { .. } => {
+                    format!(
+                        "get an Envoy {}.{} or later with V8, and name it in ENVOY_BIN or envoy.bin",
+                        OLDEST.0, OLDEST.1
+                    )
+                }
+                _ => "name an Envoy in ENVOY_BIN or envoy.bin".to_owned(),
+            };
+            (vec![Finding::fail(chain::line(&error), remedy)], None)
+        }
+    }
+}
+
+async fn find(config: &Config) -> Result<(Program, String), Error> {
+    let program = Program::find(config.envoy.bin.as_deref())?;
+    let version = program.version().await?;
+    program.check().await?;
+    Ok((program, version))
+}
+
+pub(super) fn filter(config: &Config) -> (Vec<Finding>, Option<PathBuf>) {
+    const REMEDY: &str =
+        "name filter.wasm in TORCHBEARER_FILTER or envoy.filter, or put it beside this program";
+    let path = match up::filter(config) {
+        Ok(path) => path,
+        Err(error) => return (vec![Finding::fail(chain::line(&error), REMEDY)], None),
+    };
+    let shown = path.display();
+    let begins = std::fs::File::open(&path).and_then(|mut file| {
+        let mut begins = Vec::new();
+        file.by_ref().take(8).read_to_end(&mut begins)?;
+        Ok((begins, file.metadata()?.len()))
+    });
+    match begins {
+        Err(error) => {
+            let says = format!("{shown}: cannot be read: {error}");
+            (vec![Finding::fail(says, format!("chmod a+r {shown}"))], None)
+        }
+        Ok((begins, _)) if begins != MAGIC => {
+            (vec![Finding::fail(format!("{shown}: is no Wasm module"), REMEDY)], None)
+        }
+        Ok((_, bytes)) => {
+            (vec![Finding::ok(format!("{shown}: a Wasm module of {bytes} bytes"))], Some(path))
+        }
+    }
+}
+
+/// Has Envoy check what `up` would start it with.
+pub(super) async fn bootstrap(config: &Config, program: &Program, filter: &Path) -> Vec<Finding> {
+    let trusted_ca = config.envoy.trusted_ca.clone().or_else(up::system_certificates);
+    let settings = bootstrap::Settings {
+        listen: SocketAddr::new(config.listener.host, config.listener.port),
+        upstream: &config.provider.upstream,
+        filter,
+        socket: &config.socket,
+        admin: &Paths::new(&config.state_dir).admin,
+        trusted_ca: trusted_ca.as_deref(),
+        client_keys: &config.client_keys,
+        upstream_headers: &config.provider.upstream_headers,
+        dead_token: &config.provider.dead_token,
+        proxy: &config.proxy,
+    };
+    let text = match bootstrap::render(&settings) {
+        Ok(text) => text,
+        Err(error) => {
+            let says = format!("cannot be made from the settings: {}", chain::line(&error));
+            return vec![Finding::fail(says, "change the setting that is named")];
+        }
+    };
+    let says = match validate(program, &text).await {
+        Ok(None) => return vec![Finding::ok("Envoy accepts what the settings make of it")],
+        Ok(Some(reason)) => format!("Envoy refuses it: {reason}"),
+        Err(error) => format!("Envoy cannot be asked: {error}"),
+    };
+    vec![Finding::fail(
+        says,
+        "change the setting that this is about, or use an Envoy of the version that is documented",
+    )]
+}
+
+/// The configuration goes through a pipe: no file has to be made for it. Answers with the reason
+/// if it is refused.
+async fn validate(program: &Program, text: &str) -> std::io::Result<Option<String>> {
+    let mut envoy = Command::new(program.path())
+        .args(["--mode", "validate", "--use-dynamic-base-id", "--log-level", "error"])
+        .args(["-c", "/dev/fd/0"])
+        .env_remove("PROXY_API_KEY")
+        .env_remove("TORCHBEARER_CLIENT_KEY")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = envoy.stdin.take() {
+        // One that does not read it says why.
+        let _ = stdin.write_all(text.as_bytes()).await;
+    }
+    let output = envoy.wait_with_output().await?;
+    if output.status.success() {
+        return Ok(None);
+    }
+    let log = String::from_utf8_lossy(&output.stderr);
+    let told = log.lines().rev().find(|line| !line.trim().is_empty());
+    Ok(Some(told.map_or_else(|| output.status.to_string(), short)))
+}

@@ -1,0 +1,155 @@
+//! Who serves on the listener: our Envoy, nobody, or somebody else.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::report::Finding;
+use crate::config::Config;
+use crate::up::supervise::Paths;
+use crate::{http, status};
+
+/// How long one question may take.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Who answers at an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Who {
+    /// Nobody.
+    Nobody,
+    /// An Envoy with our gate.
+    Ours,
+    /// One of another provider.
+    Provider(String),
+    /// Another program.
+    Other,
+}
+
+/// Looks, and answers with the address of our Envoy if it is there. `serving`: a refresher is, so
+/// that an Envoy should be.
+pub(super) async fn look(config: &Config, serving: bool) -> (Vec<Finding>, Option<SocketAddr>) {
+    let configured = SocketAddr::new(config.listener.host, config.listener.port);
+    let started = started(config).await;
+    if let Some(address) = started {
+        let says = format!("Envoy listens on {address}");
+        let moved = configured.port() != 0 && configured.port() != address.port();
+        let finding = if moved {
+            let taken = match who(reachable(configured), config).await {
+                Who::Nobody => "",
+                _ => ", which another program has",
+            };
+            let remedy = format!("have clients call http://{}/v1", reachable(address));
+            Finding::warn(format!("{says}, not on {configured}{taken}"), remedy)
+        } else {
+            Finding::ok(says)
+        };
+        return (vec![finding], Some(reachable(address)));
+    }
+    if configured.port() == 0 {
+        let says = "listener.port is 0, and no Envoy of refresher up answers on its admin socket";
+        return (vec![Finding::fail(says, "refresher up, or set listener.port")], None);
+    }
+    let address = reachable(configured);
+    match who(address, config).await {
+        Who::Ours => (vec![Finding::ok(format!("our Envoy answers on {address}"))], Some(address)),
+        Who::Nobody if serving => {
+            let says = format!("nothing listens on {address}: Envoy does not run");
+            (vec![Finding::fail(says, "refresher up, or start your own Envoy")], None)
+        }
+        Who::Nobody => (vec![Finding::ok(format!("{address} is free"))], None),
+        Who::Provider(name) => {
+            let says = format!("an Envoy for provider {name} answers on {address}");
+            (vec![Finding::fail(says, "stop that one, or choose another listener.port")], None)
+        }
+        Who::Other => {
+            let says = format!("{address} is taken by another program");
+            let port = address.port();
+            let remedy = format!(
+                "find it with: ss -ltnp 'sport = :{port}'; stop it, or choose another listener.port"
+            );
+            (vec![Finding::fail(says, remedy)], None)
+        }
+    }
+}
+
+/// Where the Envoy of `up` listens, as it says itself.
+async fn started(config: &Config) -> Option<SocketAddr> {
+    let admin = Paths::new(&config.state_dir).admin;
+    let path = "/listeners?format=json";
+    let answer = http::ask_socket(&admin, path, false, DEADLINE).await.ok()?;
+    let listeners: Value = serde_json::from_slice(&answer.body).ok()?;
+    let address = listeners.pointer("/listener_statuses/0/local_address/socket_address")?;
+    let host = address.get("address")?.as_str()?.parse().ok()?;
+    let port = address.get("port_value")?.as_u64()?.try_into().ok()?;
+    Some(SocketAddr::new(host, port))
+}
+
+/// An address that stands for all of this machine's is asked on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let host = match address.ip() {
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    SocketAddr::new(host, address.port())
+}
+
+async fn who(address: SocketAddr, config: &Config) -> Who {
+    let connected = tokio::time::timeout(DEADLINE, TcpStream::connect(address)).await;
+    if !matches!(connected, Ok(Ok(_))) {
+        return Who::Nobody;
+    }
+    match http::ask_listener(&format!("http://{address}/health"), None, DEADLINE).await {
+        Err(_) => Who::Other,
+        Ok(answer) => {
+            let body = serde_json::from_slice(&answer.body).unwrap_or_default();
+            recognized(&body, |health| status::is_of(config, health))
+        }
+    }
+}
+
+/// Who gives such an answer to `GET /health`: the refresher behind our gate, our gate, or another.
+fn recognized(body: &Value, is_of: impl Fn(&crate::publish::health::Health) -> bool) -> Who {
+    if let Ok(health) = serde_json::from_value::<crate::publish::health::Health>(body.clone()) {
+        return if is_of(&health) { Who::Ours } else { Who::Provider(health.provider) };
+    }
+    let error = |member: &str| body.pointer(&format!("/error/{member}")).and_then(Value::as_str);
+    let kinds = ["authentication_error", "permission_error", "server_error"];
+    let refused =
+        error("code").is_some() && error("type").is_some_and(|kind| kinds.contains(&kind));
+    if refused { Who::Ours } else { Who::Other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn our_gate_is_known_by_its_answers() {
+        let health = serde_json::to_value(crate::status::tests::overview().health).unwrap();
+        let refusal = |kind: &str| json!({"error": {"code": "x", "type": kind, "message": "m"}});
+        for (body, is_of, expected) in [
+            (health.clone(), true, Who::Ours),
+            (health, false, Who::Provider("acme".to_owned())),
+            (refusal("authentication_error"), true, Who::Ours),
+            (refusal("server_error"), true, Who::Ours),
+            (refusal("not_found"), true, Who::Other),
+            (json!({"status": "ok"}), true, Who::Other),
+            (Value::Null, true, Who::Other),
+        ] {
+            assert_eq!(recognized(&body, |_| is_of), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn all_addresses_are_asked_on_loopback() {
+        for (address, asked) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("192.0.2.1:1", "192.0.2.1:1")]
+        {
+            assert_eq!(reachable(address.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}
