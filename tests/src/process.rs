@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::process::{Child, Command};
 
 use crate::clock::eventually;
@@ -240,6 +241,16 @@ impl Keyboard {
     /// When the terminal is closed.
     pub fn line(&mut self, text: &str) -> Result<()> {
         self.0.write_all(format!("{text}\n").as_bytes()).context("nothing can be typed")
+    }
+
+    /// Gives the terminal a size.
+    ///
+    /// # Errors
+    ///
+    /// When the terminal is closed.
+    pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.0, size).context("the terminal takes no size")
     }
 }
 

@@ -8,14 +8,21 @@ use tokio::net::TcpStream;
 
 use super::report::Finding;
 use crate::config::Config;
+use crate::publish::health::Health;
 use crate::up::supervise::Paths;
 use crate::{http, status};
 
 /// How long one question may take.
-const DEADLINE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// The same, where an answer is not needed.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// A path that our gate answers itself, and no other program in this way.
+const AMBIGUOUS: &str = "/..;/";
 
 /// Who answers at an address.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Who {
     /// Nobody.
     Nobody,
@@ -101,25 +108,27 @@ async fn who(address: SocketAddr, config: &Config) -> Who {
     if !matches!(connected, Ok(Ok(_))) {
         return Who::Nobody;
     }
-    match http::ask_listener(&format!("http://{address}/health"), None, DEADLINE).await {
-        Err(_) => Who::Other,
-        Ok(answer) => {
-            let body = serde_json::from_slice(&answer.body).unwrap_or_default();
-            recognized(&body, |health| status::is_of(config, health))
-        }
+    match http::ask_listener(&format!("http://{address}{AMBIGUOUS}"), None, DEADLINE).await {
+        Ok(answer) if is_of_gate(&serde_json::from_slice(&answer.body).unwrap_or_default()) => {}
+        _ => return Who::Other,
+    }
+    // Without a refresher behind it, and with client keys, it does not say of which provider.
+    match http::ask_listener(&format!("http://{address}/health"), None, HEALTH_DEADLINE).await {
+        Ok(answer) => match serde_json::from_slice::<Health>(&answer.body) {
+            Ok(health) if !status::is_of(config, &health) => Who::Provider(health.provider),
+            _ => Who::Ours,
+        },
+        Err(_) => Who::Ours,
     }
 }
 
-/// Who gives such an answer to `GET /health`: the refresher behind our gate, our gate, or another.
-fn recognized(body: &Value, is_of: impl Fn(&crate::publish::health::Health) -> bool) -> Who {
-    if let Ok(health) = serde_json::from_value::<crate::publish::health::Health>(body.clone()) {
-        return if is_of(&health) { Who::Ours } else { Who::Provider(health.provider) };
-    }
-    let error = |member: &str| body.pointer(&format!("/error/{member}")).and_then(Value::as_str);
-    let kinds = ["authentication_error", "permission_error", "server_error"];
-    let refused =
-        error("code").is_some() && error("type").is_some_and(|kind| kinds.contains(&kind));
-    if refused { Who::Ours } else { Who::Other }
+/// Whether an answer to a request for an ambiguous path is that of our gate: it refuses the path,
+/// or before that whoever asks.
+fn is_of_gate(body: &Value) -> bool {
+    const CODES: [&str; 4] =
+        ["ambiguous_path", "invalid_client_key", "client_keys_required", "misdirected_request"];
+    let code = body.pointer("/error/code").and_then(Value::as_str);
+    code.is_some_and(|code| CODES.contains(&code))
 }
 
 #[cfg(test)]
@@ -128,19 +137,17 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn our_gate_is_known_by_its_answers() {
-        let health = serde_json::to_value(crate::status::tests::overview().health).unwrap();
-        let refusal = |kind: &str| json!({"error": {"code": "x", "type": kind, "message": "m"}});
-        for (body, is_of, expected) in [
-            (health.clone(), true, Who::Ours),
-            (health, false, Who::Provider("acme".to_owned())),
-            (refusal("authentication_error"), true, Who::Ours),
-            (refusal("server_error"), true, Who::Ours),
-            (refusal("not_found"), true, Who::Other),
-            (json!({"status": "ok"}), true, Who::Other),
-            (Value::Null, true, Who::Other),
+    fn our_gate_is_known_by_its_refusals() {
+        let refusal = |code: &str| json!({"error": {"code": code, "message": "m"}});
+        for (body, expected) in [
+            (refusal("ambiguous_path"), true),
+            (refusal("invalid_client_key"), true),
+            (refusal("not_found"), false),
+            (json!({"code": "ambiguous_path"}), false),
+            (json!({"status": "ok"}), false),
+            (Value::Null, false),
         ] {
-            assert_eq!(recognized(&body, |_| is_of), expected, "{body}");
+            assert_eq!(is_of_gate(&body), expected, "{body}");
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{chain, clock, http};
 /// How long the request may take.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// How long the refresher's own may take.
+/// How long the refresher's own may take, where we can send one as well.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// What is asked of the API.
@@ -60,13 +60,15 @@ pub(super) async fn look(config: &Config, way: Way<'_>) -> Finding {
     let Some(address) = way.address else {
         return Finding::skipped("no Envoy of ours listens");
     };
-    let told = if way.serving { deep_check(config).await } else { None };
+    let keyless = way.key_required && way.key.is_none();
+    let patience = if keyless { DEADLINE + PATIENCE } else { PATIENCE };
+    let told = if way.serving { deep_check(config, patience).await } else { None };
     match told {
         Some(Told { finding, arrived: true }) => return finding,
-        Some(Told { finding, .. }) if way.key_required && way.key.is_none() => return finding,
+        Some(Told { finding, .. }) if keyless => return finding,
         _ => {}
     }
-    if way.key_required && way.key.is_none() {
+    if keyless {
         return Finding::skipped(
             "a client key is required: give one in TORCHBEARER_CLIENT_KEY or by --key-stdin",
         );
@@ -98,8 +100,8 @@ fn elapsed_ms(begun: Now, ended: Now) -> u64 {
 }
 
 /// What the refresher's own request tells; nothing from a release that makes none.
-async fn deep_check(config: &Config) -> Option<Told> {
-    let answer = http::ask_socket(&config.socket, DEEP_CHECK, false, PATIENCE).await.ok()?;
+async fn deep_check(config: &Config, patience: Duration) -> Option<Told> {
+    let answer = http::ask_socket(&config.socket, DEEP_CHECK, false, patience).await.ok()?;
     let health: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     judge_deep(&config.provider.name, health.get("deep_check")?)
 }

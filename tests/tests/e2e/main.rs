@@ -7,6 +7,7 @@
 mod certificates;
 mod clients;
 mod closed;
+mod doctor;
 mod guard;
 mod headers;
 mod keys;
@@ -23,6 +24,7 @@ mod restart;
 mod retries;
 mod secrets;
 mod socket;
+mod status;
 mod token;
 mod trap;
 mod up;

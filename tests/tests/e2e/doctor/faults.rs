@@ -1,0 +1,232 @@
+//! Faults that are planted one after the other in a stack that works, and taken out again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use simulator::{Fault, Target};
+use tests::{Stack, eventually, own_port};
+
+use super::{Call, Diagnosis, arrived, small, stand_in};
+
+async fn diagnose(stack: &Stack) -> Result<Diagnosis> {
+    Call::new(stack)?.diagnose(stack).await
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    Ok(fs::set_permissions(path, Permissions::from_mode(mode))?)
+}
+
+#[tokio::test]
+async fn all_is_good_only_if_a_request_went_through() -> Result<()> {
+    let stack = Stack::start(small()).await?;
+    let before = arrived(&stack);
+    diagnose(&stack).await?.expect(0, &[])?;
+    ensure!(arrived(&stack) == before + 1, "no request reached the API");
+    let (code, text) = Call::new(&stack)?.say(&stack).await?;
+    let last = text.lines().last().unwrap_or_default();
+    ensure!(code == Some(0) && last.starts_with("all good"), "{text}");
+    ensure!(!text.contains('\u{1b}') && arrived(&stack) == before + 2, "{text}");
+    let ok = |line: &&str| line.get(13..).is_some_and(|rest| rest.starts_with("ok "));
+    // The workers are the one thing that may be unknown.
+    ensure!(text.lines().filter(ok).count() + 1 >= super::NAMES.len(), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
+    let stack = Stack::start(small()).await?;
+    let (dir, state) = (stack.dir(), stack.state_dir());
+
+    // Without settings nothing else is known.
+    let call = Call::new(&stack)?.configured(|text| format!("colour = 1\n{text}"))?;
+    let all: Vec<_> =
+        super::NAMES.iter().skip(1).map(|name| (*name, "skipped", "settings")).collect();
+    let odd = [&[("settings", "fail", "colour: unknown setting")], &all[..]].concat();
+    call.diagnose(&stack).await?.expect(1, &odd)?;
+    let call = Call::new(&stack)?.env("TOKEN_REFRESH_WINDOW", "5");
+    let odd = [&[("settings", "fail", "at least 30")], &all[..]].concat();
+    call.diagnose(&stack).await?.expect(1, &odd)?;
+
+    let config = dir.join("config.toml");
+    set_mode(&config, 0o666)?;
+    diagnose(&stack)
+        .await?
+        .expect(1, &[("settings", "fail", "others can change it (mode 0666)")])?;
+    set_mode(&config, 0o600)?;
+
+    set_mode(&state, 0o777)?;
+    diagnose(&stack).await?.expect(1, &[("state", "fail", "open to others (mode 0777")])?;
+    ensure!(fs::metadata(&state)?.permissions().mode() & 0o777 == 0o777, "it was mended");
+    set_mode(&state, 0o700)?;
+    let grant = state.join("grants/simulated.default.json");
+    set_mode(&grant, 0o644)?;
+    diagnose(&stack)
+        .await?
+        .expect(1, &[("state", "fail", "default.json: open to others (mode 0644")])?;
+    ensure!(fs::metadata(&grant)?.permissions().mode() & 0o777 == 0o644, "it was mended");
+    set_mode(&grant, 0o600)?;
+    let link = state.join("grants/another.default.json");
+    symlink("/etc/passwd", &link)?;
+    diagnose(&stack).await?.expect(1, &[("state", "fail", "a symbolic link")])?;
+    fs::remove_file(&link)?;
+
+    let says =
+        |version: &str| format!("echo 'envoy  version: abc/{version}/Clean/RELEASE/BoringSSL'");
+    let no_bootstrap = ("bootstrap", "skipped", "no Envoy");
+    for (program, words) in [
+        (dir.join("missing"), "cannot be run"),
+        (stand_in(dir, "old", &says("1.36.4"))?, "accepted: 1.37 or newer"),
+        (stand_in(dir, "without-v8", &says("1.40.0"))?, "built without envoy.wasm.runtime.v8"),
+    ] {
+        let call = Call::new(&stack)?.env("ENVOY_BIN", program);
+        call.diagnose(&stack).await?.expect(1, &[("envoy", "fail", words), no_bootstrap])?;
+    }
+    let text = dir.join("text.wasm");
+    fs::write(&text, "no module")?;
+    let no_bootstrap = ("bootstrap", "skipped", "no filter");
+    for (filter, words) in [(dir.join("gone.wasm"), "no filter there"), (text, "is no Wasm module")]
+    {
+        let call = Call::new(&stack)?.env("TORCHBEARER_FILTER", filter);
+        call.diagnose(&stack).await?.expect(1, &[("filter", "fail", words), no_bootstrap])?;
+    }
+    // An Envoy that is what it has to be, and does not take the configuration.
+    let real = tests::envoy_binary()?;
+    let script = format!(
+        "case \"$*\" in *validate*) echo 'error initializing configuration: no such field' >&2; exit 1;; esac\nexec {} \"$@\"",
+        real.display()
+    );
+    let call = Call::new(&stack)?.env("ENVOY_BIN", stand_in(dir, "picky", &script)?);
+    call.diagnose(&stack).await?.expect(1, &[("bootstrap", "fail", "no such field")])?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fault_of_the_provider_or_the_api_is_named() -> Result<()> {
+    let stack = Stack::start(small()).await?;
+    let provider = stack.provider();
+    let discovery = || Fault::new(Target::Discovery);
+    let dated = |seconds: i64| {
+        let shift = Duration::from_secs(seconds.unsigned_abs());
+        let now = SystemTime::now();
+        let date = if seconds < 0 { now - shift } else { now + shift };
+        let headers = BTreeMap::from([("date".to_owned(), httpdate::fmt_http_date(date))]);
+        Fault { headers, ..discovery() }
+    };
+    let issuer = json!({"issuer": "https://evil.example"}).as_object().cloned();
+    let issuer = Fault { patch: issuer.unwrap_or_default(), ..discovery() };
+    let endpoint = json!({"token_endpoint": "https://login.example/token"}).as_object().cloned();
+    let endpoint = Fault { patch: endpoint.unwrap_or_default(), ..discovery() };
+    let entitlement = Fault {
+        status: Some(403),
+        body: Some(
+            r#"{"code": "permission-denied", "error": "no plan with API access"}"#.to_owned(),
+        ),
+        ..Fault::new(Target::Models)
+    };
+    let down =
+        Fault { status: Some(500), body: Some("{}".to_owned()), ..Fault::new(Target::Models) };
+    let reset = Fault { reset: true, ..Fault::new(Target::Models) };
+    let no_clock = ("clock", "skipped", "provider does not answer");
+    let foreign = "names another issuer, https://evil.example";
+    for (fault, code, odd) in [
+        (dated(-3_600), 1, vec![("clock", "fail", "ahead of the provider's")]),
+        (dated(3_600), 1, vec![("clock", "fail", "behind the provider's")]),
+        (dated(-30), 0, vec![("clock", "warn", "ahead of the provider's")]),
+        (
+            Fault { reset: true, ..discovery() },
+            1,
+            vec![("provider", "fail", "cannot be reached"), no_clock],
+        ),
+        (
+            Fault { silence: true, ..discovery() },
+            1,
+            vec![("provider", "fail", "cannot be reached"), no_clock],
+        ),
+        (issuer, 1, vec![("provider", "fail", foreign)]),
+        (
+            endpoint,
+            3,
+            vec![("provider", "fail", "but the token endpoint is https://login.example/token")],
+        ),
+        (
+            entitlement,
+            1,
+            vec![("request", "fail", "the API refuses the account (403: no plan with API access)")],
+        ),
+        (down, 1, vec![("request", "fail", "500")]),
+        (reset, 1, vec![("request", "fail", "503")]),
+    ] {
+        provider.set_fault(fault.clone());
+        let found = diagnose(&stack).await?.expect(code, &odd);
+        found.with_context(|| format!("{fault:?}"))?;
+        provider.clear_faults(None);
+    }
+    diagnose(&stack).await?.expect(0, &[])
+}
+
+#[tokio::test]
+async fn what_does_not_run_is_named() -> Result<()> {
+    let mut stack = Stack::start(small()).await?;
+    let before = arrived(&stack);
+    // Envoy goes on serving what it has, for a while: a request alone does not make all good.
+    stack.take_refresher()?.kill().await?;
+    let workers = ("workers", "skipped", "no refresher");
+    let stale = ("socket", "fail", "stale");
+    diagnose(&stack).await?.expect(1, &[stale, workers])?;
+    ensure!(arrived(&stack) == before + 1);
+    fs::remove_file(stack.socket())?;
+    diagnose(&stack).await?.expect(1, &[("socket", "fail", "no refresher runs"), workers])?;
+    stack.start_refresher().await?;
+    diagnose(&stack).await?.expect(0, &[])?;
+
+    // For the doctor's settings the refresher is another provider's.
+    let call = Call::new(&stack)?.configured(|text| text.replace("simulated", "another"))?;
+    let other = call.diagnose(&stack).await?;
+    ensure!(other.code == Some(1) && other.verdict("socket")? == "fail", "{}", other.report);
+    let said = other.of("socket")[0]["says"].to_string();
+    ensure!(said.contains("provider simulated") && said.contains("not for another"), "{said}");
+    ensure!(other.verdict("listener")? == "fail", "{}", other.report);
+
+    stack.take_envoy()?.stop().await?;
+    let seen = arrived(&stack);
+    let request = ("request", "skipped", "no Envoy");
+    // Its workers are remembered for a while.
+    let gone = diagnose(&stack).await?;
+    gone.expect(1, &[("listener", "fail", "Envoy does not run"), request])?;
+    let (code, text) = Call::new(&stack)?.say(&stack).await?;
+    ensure!(code == Some(1) && !text.contains("all good"), "{text}");
+
+    let address = stack.address;
+    let taken = eventually(Duration::from_secs(10), async || TcpListener::bind(address).ok());
+    let _taken = taken.await.context("Envoy's port is not free again")?;
+    let taken = ("listener", "fail", "is taken by another program");
+    diagnose(&stack).await?.expect(1, &[taken, request])?;
+    ensure!(arrived(&stack) == seen);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_api_that_is_down_is_named() -> Result<()> {
+    let mut stack = Stack::prepare(small()).await?;
+    stack.login().await?;
+    stack.start_refresher().await?;
+    let closed = own_port()?;
+    let port = closed.local_addr()?.port();
+    drop(closed);
+    let elsewhere = format!("http://127.0.0.1:{port}");
+    let here = stack.provider_url().to_owned();
+    let own: u16 = here.rsplit(':').next().context("no port")?.parse()?;
+    let bootstrap = stack.bootstrap()?.replace(&own.to_string(), &port.to_string());
+    stack.start_envoy_with(&bootstrap).await?;
+    let upstream = |url: &str| format!("upstream = \"{url}\"");
+    let call = Call::new(&stack)?
+        .configured(|text| text.replace(&upstream(&here), &upstream(&elsewhere)))?;
+    let odd = [("api", "fail", "cannot be reached"), ("request", "fail", "503")];
+    call.diagnose(&stack).await?.expect(1, &odd)
+}
