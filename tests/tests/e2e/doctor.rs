@@ -163,6 +163,21 @@ impl Diagnosis {
     }
 }
 
+/// What did not come out as it should, so that one fault that is not named hides no other.
+#[derive(Default)]
+struct Missed(Vec<String>);
+
+impl Missed {
+    fn note(&mut self, fault: &str, found: Result<()>) {
+        self.0.extend(found.err().map(|error| format!("{fault}: {error:#}")));
+    }
+
+    fn none(self) -> Result<()> {
+        ensure!(self.0.is_empty(), "{} not named: {}", self.0.len(), self.0.join("\n"));
+        Ok(())
+    }
+}
+
 /// How many requests for the models have reached the API.
 fn arrived(stack: &Stack) -> usize {
     let requests = stack.provider().requests();

@@ -81,7 +81,7 @@ async fn a_terminal_shows_it_again_and_again_in_place() -> Result<()> {
         let widest = frame.lines().map(|line| line.trim_end_matches('\r').chars().count()).max();
         ensure!(widest.is_some_and(|widest| widest <= usize::from(columns)), "{columns}: {frame}");
         ensure!(columns == 40 || widest > Some(70), "{columns}: {frame}");
-        for word in ["serving", "ready", "% left;", "generation", "workers"] {
+        for word in ["serving", "ready", "token expires in", "generation", "workers"] {
             ensure!(frame.contains(word), "{word} is missing: {frame}");
         }
         // The terminal is left at the beginning of a line, with nothing below.
@@ -161,7 +161,11 @@ async fn the_documents_of_status_have_no_secret_and_what_helps() -> Result<()> {
     );
     let line = &document["credentials"][0];
     ensure!(line["issued_at"].is_u64() && line["expires_at"].is_u64(), "{text}");
-    Canaries::new(&stack.provider().secrets(), &[])?.clear("status", text.as_bytes())?;
+    let (_, lines, _) = finished(&mut stack.refresher_command(&["status"])?).await?;
+    let bar = lines.contains("[####") && lines.contains(" % left; token expires in 5 h 59 min");
+    ensure!(bar && lines.contains("to do") && lines.contains("refresher up"), "{lines}");
+    let canaries = Canaries::new(&stack.provider().secrets(), &[])?;
+    canaries.clear("status", (text + &lines).as_bytes())?;
     for bad in [["status", "--watch", "0"], ["status", "--wait-generation", "x"]] {
         let (code, _, errors) = finished(&mut stack.refresher_command(&bad)?).await?;
         ensure!(code == Some(2), "{bad:?}: {errors}");

@@ -12,7 +12,7 @@ use serde_json::json;
 use simulator::{Fault, Target};
 use tests::{Stack, eventually, own_port};
 
-use super::{Call, Diagnosis, arrived, small, stand_in};
+use super::{Call, Diagnosis, Missed, arrived, small, stand_in};
 
 async fn diagnose(stack: &Stack) -> Result<Diagnosis> {
     Call::new(stack)?.diagnose(stack).await
@@ -42,38 +42,40 @@ async fn all_is_good_only_if_a_request_went_through() -> Result<()> {
 async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
     let stack = Stack::start(small()).await?;
     let (dir, state) = (stack.dir(), stack.state_dir());
+    let mut missed = Missed::default();
 
     // Without settings nothing else is known.
     let call = Call::new(&stack)?.configured(|text| format!("colour = 1\n{text}"))?;
     let all: Vec<_> =
         super::NAMES.iter().skip(1).map(|name| (*name, "skipped", "settings")).collect();
     let odd = [&[("settings", "fail", "colour: unknown setting")], &all[..]].concat();
-    call.diagnose(&stack).await?.expect(1, &odd)?;
+    missed.note("unknown setting", call.diagnose(&stack).await?.expect(1, &odd));
     let call = Call::new(&stack)?.env("TOKEN_REFRESH_WINDOW", "5");
     let odd = [&[("settings", "fail", "at least 30")], &all[..]].concat();
-    call.diagnose(&stack).await?.expect(1, &odd)?;
+    missed.note("bad variable", call.diagnose(&stack).await?.expect(1, &odd));
 
     let config = dir.join("config.toml");
     set_mode(&config, 0o666)?;
-    diagnose(&stack)
-        .await?
-        .expect(1, &[("settings", "fail", "others can change it (mode 0666)")])?;
+    let odd = [("settings", "fail", "others can change it (mode 0666)")];
+    missed.note("open file", diagnose(&stack).await?.expect(1, &odd));
     set_mode(&config, 0o600)?;
 
     set_mode(&state, 0o777)?;
-    diagnose(&stack).await?.expect(1, &[("state", "fail", "open to others (mode 0777")])?;
+    missed.note(
+        "open directory",
+        diagnose(&stack).await?.expect(1, &[("state", "fail", "open to others (mode 0777")]),
+    );
     ensure!(fs::metadata(&state)?.permissions().mode() & 0o777 == 0o777, "it was mended");
     set_mode(&state, 0o700)?;
     let grant = state.join("grants/simulated.default.json");
     set_mode(&grant, 0o644)?;
-    diagnose(&stack)
-        .await?
-        .expect(1, &[("state", "fail", "default.json: open to others (mode 0644")])?;
+    let odd = [("state", "fail", "default.json: open to others (mode 0644")];
+    missed.note("open grant", diagnose(&stack).await?.expect(1, &odd));
     ensure!(fs::metadata(&grant)?.permissions().mode() & 0o777 == 0o644, "it was mended");
     set_mode(&grant, 0o600)?;
     let link = state.join("grants/another.default.json");
     symlink("/etc/passwd", &link)?;
-    diagnose(&stack).await?.expect(1, &[("state", "fail", "a symbolic link")])?;
+    missed.note("link", diagnose(&stack).await?.expect(1, &[("state", "fail", "a symbolic link")]));
     fs::remove_file(&link)?;
 
     let says =
@@ -85,7 +87,10 @@ async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
         (stand_in(dir, "without-v8", &says("1.40.0"))?, "built without envoy.wasm.runtime.v8"),
     ] {
         let call = Call::new(&stack)?.env("ENVOY_BIN", program);
-        call.diagnose(&stack).await?.expect(1, &[("envoy", "fail", words), no_bootstrap])?;
+        missed.note(
+            words,
+            call.diagnose(&stack).await?.expect(1, &[("envoy", "fail", words), no_bootstrap]),
+        );
     }
     let text = dir.join("text.wasm");
     fs::write(&text, "no module")?;
@@ -93,7 +98,10 @@ async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
     for (filter, words) in [(dir.join("gone.wasm"), "no filter there"), (text, "is no Wasm module")]
     {
         let call = Call::new(&stack)?.env("TORCHBEARER_FILTER", filter);
-        call.diagnose(&stack).await?.expect(1, &[("filter", "fail", words), no_bootstrap])?;
+        missed.note(
+            words,
+            call.diagnose(&stack).await?.expect(1, &[("filter", "fail", words), no_bootstrap]),
+        );
     }
     // An Envoy that is what it has to be, and does not take the configuration.
     let real = tests::envoy_binary()?;
@@ -102,8 +110,11 @@ async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
         real.display()
     );
     let call = Call::new(&stack)?.env("ENVOY_BIN", stand_in(dir, "picky", &script)?);
-    call.diagnose(&stack).await?.expect(1, &[("bootstrap", "fail", "no such field")])?;
-    Ok(())
+    missed.note(
+        "bootstrap",
+        call.diagnose(&stack).await?.expect(1, &[("bootstrap", "fail", "no such field")]),
+    );
+    missed.none()
 }
 
 #[tokio::test]
@@ -133,6 +144,7 @@ async fn a_fault_of_the_provider_or_the_api_is_named() -> Result<()> {
         Fault { status: Some(500), body: Some("{}".to_owned()), ..Fault::new(Target::Models) };
     let reset = Fault { reset: true, ..Fault::new(Target::Models) };
     let no_clock = ("clock", "skipped", "provider does not answer");
+    let mut missed = Missed::default();
     let foreign = "names another issuer, https://evil.example";
     for (fault, code, odd) in [
         (dated(-3_600), 1, vec![("clock", "fail", "ahead of the provider's")]),
@@ -163,25 +175,28 @@ async fn a_fault_of_the_provider_or_the_api_is_named() -> Result<()> {
         (reset, 1, vec![("request", "fail", "503")]),
     ] {
         provider.set_fault(fault.clone());
-        let found = diagnose(&stack).await?.expect(code, &odd);
-        found.with_context(|| format!("{fault:?}"))?;
+        missed.note(&format!("{fault:?}"), diagnose(&stack).await?.expect(code, &odd));
         provider.clear_faults(None);
     }
-    diagnose(&stack).await?.expect(0, &[])
+    missed.note("none", diagnose(&stack).await?.expect(0, &[]));
+    missed.none()
 }
 
 #[tokio::test]
 async fn what_does_not_run_is_named() -> Result<()> {
     let mut stack = Stack::start(small()).await?;
+    diagnose(&stack).await?.expect(0, &[])?;
     let before = arrived(&stack);
     // Envoy goes on serving what it has, for a while: a request alone does not make all good.
     stack.take_refresher()?.kill().await?;
     let workers = ("workers", "skipped", "no refresher");
     let stale = ("socket", "fail", "stale");
-    diagnose(&stack).await?.expect(1, &[stale, workers])?;
+    let mut missed = Missed::default();
+    missed.note("killed", diagnose(&stack).await?.expect(1, &[stale, workers]));
     ensure!(arrived(&stack) == before + 1);
     fs::remove_file(stack.socket())?;
-    diagnose(&stack).await?.expect(1, &[("socket", "fail", "no refresher runs"), workers])?;
+    let absent = ("socket", "fail", "no refresher runs");
+    missed.note("stopped", diagnose(&stack).await?.expect(1, &[absent, workers]));
     stack.start_refresher().await?;
     diagnose(&stack).await?.expect(0, &[])?;
 
@@ -198,7 +213,7 @@ async fn what_does_not_run_is_named() -> Result<()> {
     let request = ("request", "skipped", "no Envoy");
     // Its workers are remembered for a while.
     let gone = diagnose(&stack).await?;
-    gone.expect(1, &[("listener", "fail", "Envoy does not run"), request])?;
+    missed.note("no Envoy", gone.expect(1, &[("listener", "fail", "Envoy does not run"), request]));
     let (code, text) = Call::new(&stack)?.say(&stack).await?;
     ensure!(code == Some(1) && !text.contains("all good"), "{text}");
 
@@ -206,9 +221,9 @@ async fn what_does_not_run_is_named() -> Result<()> {
     let taken = eventually(Duration::from_secs(10), async || TcpListener::bind(address).ok());
     let _taken = taken.await.context("Envoy's port is not free again")?;
     let taken = ("listener", "fail", "is taken by another program");
-    diagnose(&stack).await?.expect(1, &[taken, request])?;
+    missed.note("taken", diagnose(&stack).await?.expect(1, &[taken, request]));
     ensure!(arrived(&stack) == seen);
-    Ok(())
+    missed.none()
 }
 
 #[tokio::test]
