@@ -108,12 +108,13 @@ async fn who(address: SocketAddr, config: &Config) -> Who {
     if !matches!(connected, Ok(Ok(_))) {
         return Who::Nobody;
     }
-    match http::ask_listener(&format!("http://{address}{AMBIGUOUS}"), None, DEADLINE).await {
+    let url = |path: &str| format!("http://{address}{path}");
+    match http::ask_listener(&url(AMBIGUOUS), None, DEADLINE).await {
         Ok(answer) if is_of_gate(&serde_json::from_slice(&answer.body).unwrap_or_default()) => {}
         _ => return Who::Other,
     }
     // Without a refresher behind it, and with client keys, it does not say of which provider.
-    match http::ask_listener(&format!("http://{address}/health"), None, HEALTH_DEADLINE).await {
+    match http::ask_listener(&url("/health"), None, HEALTH_DEADLINE).await {
         Ok(answer) => match serde_json::from_slice::<Health>(&answer.body) {
             Ok(health) if !status::is_of(config, &health) => Who::Provider(health.provider),
             _ => Who::Ours,

@@ -1,6 +1,6 @@
 //! The API: whether it can be reached, and whether its certificate is what Envoy will accept.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ fn refused(
     host: &str,
     port: u16,
     error: &std::io::Error,
-    trusted_ca: &PathBuf,
+    trusted_ca: &Path,
     setting: &str,
 ) -> Finding {
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

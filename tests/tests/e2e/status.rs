@@ -61,8 +61,9 @@ fn bare(text: &str) -> Result<String> {
     while let Some((before, after)) = rest.split_once('\u{1b}') {
         bare.push_str(before);
         let end = after.find(|c: char| c.is_ascii_alphabetic()).context("an unknown sequence")?;
-        ensure!(after.starts_with('[') && "mKJAH".contains(&after[end..=end]), "{after:?}");
-        rest = &after[end + 1..];
+        let (sequence, text) = after.split_at_checked(end + 1).context("half a sequence")?;
+        ensure!(sequence.starts_with('[') && sequence.ends_with(['m', 'K', 'J', 'A', 'H']));
+        rest = text;
     }
     Ok(bare + rest)
 }

@@ -5,12 +5,12 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use simulator::{Fault, Target};
-use tests::{Stack, eventually, own_port};
+use tests::{Stack, eventually, own_port, unix_now};
 
 use super::{Call, Diagnosis, Missed, arrived, small, stand_in};
 
@@ -123,11 +123,9 @@ async fn a_fault_of_the_provider_or_the_api_is_named() -> Result<()> {
     let provider = stack.provider();
     let discovery = || Fault::new(Target::Discovery);
     let dated = |seconds: i64| {
-        let shift = Duration::from_secs(seconds.unsigned_abs());
-        let now = SystemTime::now();
-        let date = if seconds < 0 { now - shift } else { now + shift };
-        let headers = BTreeMap::from([("date".to_owned(), httpdate::fmt_http_date(date))]);
-        Fault { headers, ..discovery() }
+        let at = Duration::from_secs(unix_now().saturating_add_signed(seconds));
+        let date = httpdate::fmt_http_date(UNIX_EPOCH + at);
+        Fault { headers: BTreeMap::from([("date".to_owned(), date)]), ..discovery() }
     };
     let issuer = json!({"issuer": "https://evil.example"}).as_object().cloned();
     let issuer = Fault { patch: issuer.unwrap_or_default(), ..discovery() };
