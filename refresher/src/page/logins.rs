@@ -81,7 +81,7 @@ impl Stage {
             Err(login::Error::PortsBusy { ports }) => Self::Failed {
                 reason: format!(
                     "the provider returns to port {ports} of this machine, where another login \
-                     waits or another program listens; end that, or log in with a code"
+                     waits or another program listens; end that, or log in by code"
                 ),
             },
             Err(error) => Self::Failed { reason: chain::line(&error) },

@@ -132,7 +132,7 @@ function credential(name, status, attempt) {
     life(status),
     el("dl", {}, ...facts),
     live ? null : el("p", { class: "actions" },
-      begin("browser", "Log in with the browser", urgent), begin("device", "Log in with a code", false)),
+      begin("browser", "Log in by browser", urgent), begin("device", "Log in by code", false)),
     attempt ? progress(attempt) : null);
 }
 
