@@ -424,5 +424,6 @@ refusals     invalid_client_key 5
         envoy.requests = (0..40).map(|i| (format!("c{i}"), BTreeMap::new())).collect();
         let text = wide(overview);
         assert!(text.contains("and 24 more\n") && text.contains("and 24 more clients"), "{text}");
+        assert!(!text.contains("w16 ") && !text.contains("c9"), "{text}");
     }
 }
