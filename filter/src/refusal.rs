@@ -165,9 +165,10 @@ impl Refusal {
         "The credential of this client is not known to the refresher.",
     );
 
-    /// The answer's headers.
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
+    /// The answer's headers; `request_id`: by which it is found in the access log.
+    pub fn headers(&self, request_id: Option<&str>) -> Vec<(&'static str, String)> {
         let mut headers = vec![("content-type", "application/json".to_owned())];
+        headers.extend(request_id.map(|id| ("x-request-id", id.to_owned())));
         if self.status == 401 {
             // RFC 9110, section 15.5.2: a 401 carries at least one challenge.
             headers.push(("www-authenticate", "Bearer".to_owned()));
@@ -179,20 +180,22 @@ impl Refusal {
         headers
     }
 
-    /// The answer's body.
-    pub fn body(&self) -> String {
+    /// The answer's body; `request_id`: as in the headers.
+    pub fn body(&self, request_id: Option<&str>) -> String {
         #[derive(Serialize)]
-        struct Body {
-            error: Error,
+        struct Body<'a> {
+            error: Error<'a>,
         }
         #[derive(Serialize)]
-        struct Error {
+        struct Error<'a> {
             message: &'static str,
             r#type: &'static str,
             code: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            request_id: Option<&'a str>,
         }
-        let error = Error { message: self.message, r#type: self.kind, code: self.code };
-        // Three strings always serialise.
+        let error = Error { message: self.message, r#type: self.kind, code: self.code, request_id };
+        // Strings always serialise.
         serde_json::to_string(&Body { error }).unwrap_or_default()
     }
 }
@@ -221,23 +224,59 @@ mod tests {
     #[test]
     fn a_refusal_has_the_shape_that_openai_clients_read() {
         let body: serde_json::Value =
-            serde_json::from_str(&Refusal::LOGIN_REQUIRED.body()).unwrap();
+            serde_json::from_str(&Refusal::LOGIN_REQUIRED.body(Some("7f"))).unwrap();
         assert_eq!(body["error"]["code"], "login_required");
         assert_eq!(body["error"]["type"], "server_error");
         assert!(body["error"]["message"].as_str().unwrap().contains("refresher login"));
+        assert_eq!(body["error"]["request_id"], "7f");
     }
 
     #[test]
     fn a_401_has_a_challenge_and_a_wait_is_said() {
-        let headers = Refusal::INVALID_CLIENT_KEY.headers();
+        let headers = Refusal::INVALID_CLIENT_KEY.headers(Some("7f"));
         assert!(headers.contains(&("www-authenticate", "Bearer".to_owned())));
-        let headers = Refusal::TOKEN_EXPIRED.retry_after(7).headers();
+        assert!(headers.contains(&("x-request-id", "7f".to_owned())));
+        let headers = Refusal::TOKEN_EXPIRED.retry_after(7).headers(None);
         assert!(headers.contains(&("retry-after", "7".to_owned())));
         let quota = Quota { limit: 60, remaining: 0, reset_ms: 59_001 };
-        let headers = Refusal::RATE_LIMITED.quota(quota).headers();
+        let headers = Refusal::RATE_LIMITED.quota(quota).headers(None);
         for header in quota_headers(&quota) {
             assert!(headers.contains(&header));
         }
         assert!(headers.contains(&("x-ratelimit-reset-requests", "60s".to_owned())));
+    }
+
+    /// Of this file, each `new(STATUS, "CODE"`; of the bootstrap's mappers, each code.
+    #[test]
+    fn the_readme_has_every_code_of_the_filter_and_of_envoy_and_no_other() {
+        let own = include_str!("refusal.rs").split("#[cfg(test)]").next().unwrap();
+        let own = own.split("Self::new(").skip(1).map(|call| {
+            let mut arguments = call.split(',').map(|argument| argument.trim().trim_matches('"'));
+            let status: u16 = arguments.next().unwrap().parse().unwrap();
+            (Some(status), arguments.next().unwrap())
+        });
+        let envoy = include_str!("../../envoy/bootstrap.yaml").split("{code: ").skip(1);
+        let envoy = envoy.map(|mapper| (None, mapper.split(',').next().unwrap()));
+        let known: Vec<(Option<u16>, &str)> = own.chain(envoy).collect();
+        assert!(known.contains(&(Some(401), "invalid_client_key")));
+        assert!(known.contains(&(None, "upstream_reset")));
+
+        let readme = include_str!("../../README.md").split("\n## Errors\n").nth(1).unwrap();
+        let rows = readme.split("\n## ").next().unwrap().lines();
+        let rows = rows.filter_map(|row| row.strip_prefix("| ")?.split_once(" | `"));
+        let shown: Vec<(u16, &str)> = rows
+            .filter_map(|(status, rest)| Some((status.parse().ok()?, rest.split('`').next()?)))
+            .collect();
+        for (status, code) in &known {
+            let fits = |(other, name): &(u16, &str)| {
+                name == code && status.is_none_or(|status| status == *other)
+            };
+            assert!(shown.iter().any(fits), "the README lacks {status:?} {code}");
+        }
+        for (status, code) in &shown {
+            let known = known.iter().any(|(_, name)| name == code);
+            assert!(known, "the README has {status} {code}, and nothing answers it");
+        }
+        assert!(shown.is_sorted_by_key(|(status, _)| *status));
     }
 }

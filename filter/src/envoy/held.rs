@@ -8,6 +8,7 @@ use log::warn;
 use proxy_wasm::hostcalls;
 
 use super::clock;
+use super::request_id;
 use super::root::Plugin;
 use crate::agenda::REPORT_TIMEOUT;
 use crate::client::ClientKey;
@@ -200,9 +201,10 @@ impl Held {
         self.phase.set(Phase::Answered);
         self.plugin.metrics.refused(refusal.code);
         let _ = hostcalls::set_property(vec![REFUSAL], Some(refusal.code.as_bytes()));
-        let headers = refusal.headers();
+        let request_id = request_id::fresh();
+        let headers = refusal.headers(request_id.as_deref());
         let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let body = refusal.body();
+        let body = refusal.body(request_id.as_deref());
         let sent = hostcalls::send_http_response(
             u32::from(refusal.status),
             headers,

@@ -10,6 +10,7 @@ mod gate;
 mod held;
 mod limits;
 mod metrics;
+mod request_id;
 mod root;
 mod source;
 mod stream;

@@ -8,6 +8,7 @@ mod certificates;
 mod clients;
 mod closed;
 mod doctor;
+mod errors;
 mod guard;
 mod headers;
 mod keys;
