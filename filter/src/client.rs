@@ -15,6 +15,7 @@ use crate::bundle::DEFAULT_CREDENTIAL;
 
 /// What a client is known by, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct ClientKey {
     /// The name of the client, as the access log and the metrics show it. Several keys may have
@@ -50,25 +51,45 @@ pub enum Proof {
 
 /// A client key as it stands in a document.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "ClientKey"))]
 #[serde(deny_unknown_fields)]
 struct Wire {
+    /// Name of the client, for the access log and the metrics.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "String", regex(pattern = "^[A-Za-z0-9._@-]{1,64}$"))
+    )]
     id: ClientId,
+    /// SHA-256 of its key, 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<String>", regex(pattern = "^[0-9A-Fa-f]{64}$"))
+    )]
     sha256: Option<Digest>,
+    /// Instead of a key: a name in its TLS certificate, which Envoy has verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject_alt_name: Option<String>,
+    /// Unix seconds before which the key is refused; 0: none.
     #[serde(default)]
     not_before: u64,
+    /// Unix seconds from which on it is refused; 0: never.
     #[serde(default)]
     not_after: u64,
+    /// The login whose token its requests get.
     #[serde(default = "default_credential")]
     credential: String,
+    /// Beginnings of paths that the key is good for; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     paths: Vec<String>,
+    /// Models that the key is good for, `*` at the end as a wildcard; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     models: Vec<String>,
+    /// Requests a minute; 0: no limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     requests_per_minute: u32,
+    /// Requests at the same time; 0: no limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     concurrency: u32,
 }

@@ -26,6 +26,7 @@ use crate::verdict::Rule;
 
 /// What one place of the filter is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where bundles come from.
@@ -59,6 +60,18 @@ impl Config {
     }
 }
 
+/// The JSON Schema of a plugin configuration.
+#[cfg(feature = "schema")]
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(Config);
+    schema.insert("title".to_owned(), "Plugin configuration of Torchbearer's filter".into());
+    let sections = ["gate", "bearer"].map(|section| {
+        serde_json::json!({"required": [section], "properties": {section: {"type": "object"}}})
+    });
+    schema.insert("anyOf".to_owned(), sections.to_vec().into());
+    schema.into()
+}
+
 /// Why a plugin configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -75,9 +88,11 @@ pub enum ConfigError {
 
 /// Where bundles come from.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Refresher {
     /// Name of Envoy's cluster that leads to the refresher. Default `refresher`.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1), extend("default" = "refresher")))]
     pub cluster: String,
 }
 
@@ -89,10 +104,12 @@ impl Default for Refresher {
 
 /// The section `gate`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
     /// Client keys, in addition to those of the bundle. Without any, only loopback is served.
     #[serde(default, deserialize_with = "shared")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<ClientKey>"))]
     pub client_keys: Vec<Rc<ClientKey>>,
     /// Which headers pass.
     #[serde(default)]
@@ -101,10 +118,18 @@ pub struct Gate {
     /// one is refused. Bytes, 1 to 67108864, default 1048576. The listener's
     /// `per_connection_buffer_limit_bytes`, which is as large by default, has to allow it.
     #[serde(default = "default_body", deserialize_with = "bounded_body")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 0x400_0000)))]
     pub max_inspected_body_bytes: usize,
     /// Pages of the refresher that need no client key: exact request targets, of
     /// [`crate::management::PAGES`]. Default: none. They open no way to the API.
     #[serde(default)]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            with = "Vec<String>",
+            inner(regex(pattern = r"^(/health|/health\?deep=1|/ready|/metrics)$"))
+        )
+    )]
     pub public_paths: PublicPaths,
 }
 
@@ -138,11 +163,13 @@ fn bounded_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::
 
 /// The section `bearer`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Bearer {
     /// How long a request waits for a credential that is not there yet. Milliseconds, 0 to
     /// 10000, default 2000.
     #[serde(rename = "wait_ms", default = "default_wait", deserialize_with = "bounded_wait")]
+    #[cfg_attr(feature = "schema", schemars(with = "u64", range(max = 10_000), extend("default" = 2000)))]
     pub wait: Duration,
     /// Which answers say that the token was refused.
     #[serde(default)]
@@ -151,11 +178,13 @@ pub struct Bearer {
 
 /// The section `usage`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Usage {
     /// How many models get metrics of their own in one worker; those that come later are counted
     /// together as `other`. 1 to 1000, default 32.
     #[serde(default = "default_models", deserialize_with = "bounded_models")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000)))]
     pub max_models: usize,
 }
 

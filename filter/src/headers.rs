@@ -171,6 +171,7 @@ const HANDSHAKE_NONCE: &[u8] = b"VG9yY2hiZWFyZXIgaDIvaA==";
 
 /// The tables with what the plugin configuration changes of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "Wire")]
 pub struct Policy {
     /// Normalised names, with `*` at the end as a wildcard.
@@ -179,12 +180,19 @@ pub struct Policy {
     keep: Vec<String>,
 }
 
+/// Which headers pass.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Headers"))]
 #[serde(deny_unknown_fields)]
 struct Wire {
+    /// Names to strip besides those of the table, `*` at the end as a wildcard.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[A-Za-z0-9_-]+\*?$"))))]
     strip: Vec<String>,
+    /// Names of the table that pass: cookies, forwarding headers, `accept-encoding`.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(inner(regex(pattern = r"^[A-Za-z0-9_-]+$"))))]
     keep: Vec<String>,
 }
 

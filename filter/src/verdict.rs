@@ -9,6 +9,7 @@ pub const INSPECTED_BYTES: usize = 16 << 10;
 
 /// Which answers say that the token was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Rule {
     /// Status codes that say so by themselves. Default: 401. RFC 6750, section 3.1: a token that

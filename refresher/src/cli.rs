@@ -1,26 +1,31 @@
 //! The command line: what can be asked for, and how each command ends.
 
 mod args;
+mod config;
 mod doctor;
 mod exit;
 mod handover;
 mod keys;
+mod output;
 mod page;
+mod pages;
 mod status;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{self, Config};
+use crate::config::{self as settings, Config};
 use crate::login::terminal::Display;
 use crate::login::{browser, device};
 use crate::{chain, login, logout, serve, up};
 use args::{Arguments, Command, LoginArguments};
+use output::Output;
 
 pub use exit::Exit;
 
@@ -34,7 +39,9 @@ pub fn main() -> ExitCode {
     }
     // Whatever a program makes by itself, sockets included, is the user's alone.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let quiet = arguments.common.quiet;
     let outcome = log_level().and_then(|level| {
+        let level = if quiet { level.min(LevelFilter::ERROR) } else { level };
         tracing_subscriber::fmt()
             .with_max_level(level)
             .with_writer(std::io::stderr)
@@ -56,13 +63,22 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let command = arguments.command.modern();
+    let output = Output { quiet: arguments.common.quiet, json: false };
+    match &command {
+        Command::Completions { shell } => return Ok(pages::completions(*shell, output)?),
+        Command::Man { command } => return pages::manual(command, output),
+        _ => {}
+    }
     let overrides = arguments.common.overrides(&command);
     if let Command::Doctor(arguments) = &command {
         // It looks at the settings itself.
         return runtime()?.block_on(doctor::perform(&overrides, arguments));
     }
-    let config = config::load(&overrides, &|name| std::env::var(name).ok())?;
-    runtime()?.block_on(perform(command, Arc::new(config)))
+    if let Command::Config { command } = &command {
+        return runtime()?.block_on(config::perform(command, &overrides, output));
+    }
+    let config = settings::load(&overrides, &|name| std::env::var(name).ok())?;
+    runtime()?.block_on(perform(command, Arc::new(config), output))
 }
 
 /// One thread: the work is a few requests a minute.
@@ -74,23 +90,31 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> {
+async fn perform(command: Command, config: Arc<Config>, output: Output) -> anyhow::Result<Exit> {
     match command {
-        Command::Login(arguments) => log_in(&config, &arguments).await,
-        Command::Logout { credential } => {
+        Command::Login(arguments) => log_in(&config, &arguments, output).await,
+        Command::Logout { credential, json } => {
+            let output = Output { json, ..output };
             let farewell = logout::run(&config, &credential).await?;
             let line = farewell.line(&credential, &config.provider.name);
-            if let logout::Farewell::Untold(_) = farewell {
+            let told = !matches!(farewell, logout::Farewell::Untold(_));
+            let result = json!({"provider": config.provider.name, "credential": credential,
+                "forgotten": !matches!(farewell, logout::Farewell::Nothing), "provider_told": told});
+            if !told {
+                if json {
+                    output.result(&result, "")?;
+                }
                 eprintln!("refresher: {line}");
                 return Ok(Exit::Network);
             }
-            println!("{line}");
+            output.done(&result, &line)?;
             Ok(Exit::Done)
         }
-        Command::Import(arguments) => handover::import(&config, arguments).await,
-        Command::Export(arguments) => handover::export(&config, arguments).await,
-        Command::Transfer(arguments) => handover::transfer(&config, arguments).await,
-        Command::Keys { command } => keys::perform(&config, command).await,
+        Command::Import(arguments) => handover::import(&config, arguments, output).await,
+        Command::Export(arguments) => handover::export(&config, arguments, output).await,
+        Command::Transfer(arguments) => handover::transfer(&config, arguments, output).await,
+        Command::Keys { command } => keys::perform(&config, command, output).await,
+        Command::EnvoyConfig(arguments) => config::envoy_config(&config, &arguments, output),
         Command::Serve(_) => {
             let mut sidecar = serve::start(config.clone()).await?;
             let _page = match config.status_page.enabled {
@@ -110,30 +134,47 @@ async fn perform(command: Command, config: Arc<Config>) -> anyhow::Result<Exit> 
         }
         Command::Page { no_browser } => page::perform(&config, no_browser).await,
         Command::Status(arguments) => status::perform(&config, &arguments).await,
-        // All of them are done with by now; see `Command::modern`, `run` and `main`.
-        Command::LoginDevice(_) | Command::Doctor(_) | Command::Guard { .. } => Ok(Exit::Other),
+        // They are done, or other commands, by now; see `run`, `Command::modern` and `main`.
+        Command::Config { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::LoginDevice(_)
+        | Command::Doctor(_)
+        | Command::Guard { .. } => Ok(Exit::Other),
     }
 }
 
-async fn log_in(config: &Config, arguments: &LoginArguments) -> anyhow::Result<Exit> {
-    let out = &mut std::io::stdout();
+async fn log_in(
+    config: &Config,
+    arguments: &LoginArguments,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let output = Output { json: arguments.json, ..output };
+    // What a person is to do is said where a program does not read a result.
+    let out: &mut dyn Write =
+        if output.json { &mut std::io::stderr() } else { &mut std::io::stdout() };
+    let mut out = out;
     let credential = &arguments.credential;
     let work = async {
         if arguments.device {
-            let terminal = std::io::stdout().is_terminal();
+            let terminal = !output.json && std::io::stdout().is_terminal();
             let display = if terminal { Display::Terminal } else { Display::Plain };
-            device::login(config, credential, display, out).await
+            device::login(config, credential, display, &mut out).await
         } else {
             let options =
                 browser::Options { open: !arguments.no_browser, timeout: arguments.timeout() };
-            browser::login(config, credential, options, out).await
+            browser::login(config, credential, options, &mut out).await
         }
     };
     tokio::select! {
         result = work => result?,
         () = stopped() => return Err(login::Error::Cancelled.into()),
     }
-    println!("logged in to {} as credential {credential}", config.provider.name);
+    let provider = &config.provider.name;
+    output.done(
+        &json!({"provider": provider, "credential": credential}),
+        &format!("logged in to {provider} as credential {credential}"),
+    )?;
     Ok(Exit::Done)
 }
 

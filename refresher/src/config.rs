@@ -1,13 +1,18 @@
 //! Settings: flags over environment over the TOML file over defaults, each parsed once into the
 //! type that the program works with. All bad settings are reported together.
 
+mod catalogue;
+pub mod check;
 mod client;
+pub mod example;
 mod file;
 mod import;
 mod problem;
 mod provider;
 mod proxy;
+pub mod schema;
 mod section;
+pub mod show;
 mod status_page;
 mod value;
 
@@ -134,6 +139,22 @@ pub struct Overrides {
     pub envoy_bin: Option<PathBuf>,
 }
 
+impl Overrides {
+    /// Whether a flag was given.
+    fn has(&self, flag: &str) -> bool {
+        match flag {
+            "--provider" => self.provider.is_some(),
+            "--state-dir" => self.state_dir.is_some(),
+            "--socket" => self.socket.is_some(),
+            "--host" => self.host.is_some(),
+            "--port" => self.port.is_some(),
+            "--filter" => self.filter.is_some(),
+            "--envoy" => self.envoy_bin.is_some(),
+            _ => false,
+        }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -167,13 +188,24 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 ///
 /// See [`Error`].
 pub fn load(overrides: &Overrides, env: Environment<'_>) -> Result<Config, Error> {
-    let document = match file_path(overrides, env) {
-        None => String::new(),
-        Some(path) => {
-            std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })?
-        }
-    };
+    let document = read(overrides, env)?.map(|(_, document)| document).unwrap_or_default();
     resolve(&document, overrides, env)
+}
+
+/// Finds and reads the configuration file: its path and content. None: there is none.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn read(
+    overrides: &Overrides,
+    env: Environment<'_>,
+) -> Result<Option<(PathBuf, String)>, Error> {
+    let Some(path) = file_path(overrides, env) else { return Ok(None) };
+    match std::fs::read_to_string(&path) {
+        Ok(document) => Ok(Some((path, document))),
+        Err(source) => Err(Error::Read { path, source }),
+    }
 }
 
 /// The configuration file: the one that is named, whether it is there or not, else the usual one if

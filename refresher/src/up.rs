@@ -109,6 +109,11 @@ pub async fn run(
     result
 }
 
+/// Checks that a listener that others can reach has client keys.
+pub(crate) fn require_client_keys(config: &Config, unix: u64) -> Result<(), Error> {
+    ClientKeys::count(config, unix).require(config.listener.host)
+}
+
 /// How many client keys there are at the start.
 #[derive(Clone, Copy, Debug)]
 struct ClientKeys {
@@ -161,7 +166,7 @@ fn require_login(report: &Report) -> Result<(), Error> {
     Ok(())
 }
 
-/// The filter's module, by an absolute path.
+/// The filter's module, by an absolute path: the configured one, else the one beside this program.
 pub(crate) fn filter(config: &Config) -> Result<PathBuf, Error> {
     let path = config.envoy.filter.clone().unwrap_or_else(|| {
         let program = std::env::current_exe().unwrap_or_default();

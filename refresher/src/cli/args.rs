@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::config::{ConfigCommand, EnvoyConfigArguments};
 use super::doctor::DoctorArguments;
 use super::handover::{ExportArguments, ImportArguments, TransferArguments};
 use super::keys::KeysCommand;
@@ -53,6 +54,9 @@ pub(super) struct Common {
     /// The unix socket of the sidecar (TORCHBEARER_SOCKET) [default: refresher.sock in the state directory]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Say nothing but errors, and results that were asked for
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +68,9 @@ pub(super) enum Command {
         /// The name that it is stored under
         #[arg(long, value_name = "NAME", default_value = "default", value_parser = credential)]
         credential: String,
+        /// Tell the result as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Run the sidecar: rotate the token and publish it on the unix socket
     Serve(ServeArguments),
@@ -91,6 +98,23 @@ pub(super) enum Command {
     },
     /// Look at everything that a request needs, and say what is wrong and what mends it
     Doctor(DoctorArguments),
+    /// Check, show and describe the settings
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print Envoy's bootstrap for these settings, as JSON, for an Envoy of yours
+    EnvoyConfig(EnvoyConfigArguments),
+    /// Print what a shell needs to complete this command line
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of this program, or of one of its commands
+    Man {
+        /// The command, such as `keys add`
+        command: Vec<String>,
+    },
     /// As `login --device`
     #[command(hide = true)]
     LoginDevice(LoginArguments),
@@ -115,6 +139,9 @@ pub(super) struct LoginArguments {
     /// Only print the address, do not open a browser
     #[arg(long)]
     pub(super) no_browser: bool,
+    /// Tell the result as JSON; what is to be done is told on standard error then
+    #[arg(long)]
+    pub(super) json: bool,
     /// How long to wait for the browser, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86_400))]

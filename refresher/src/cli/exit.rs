@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::keys;
+use super::{keys, pages};
 use crate::{config, export, import, login, oauth, provider, transfer, up};
 
 /// How a command ends.
@@ -52,6 +52,9 @@ impl Exit {
         if error.is::<config::Error>()
             || error.is::<BadLogLevel>()
             || error.is::<keys::Unaccepted>()
+            || error.is::<pages::NoCommand>()
+            || error.is::<super::config::Refused>()
+            || error.is::<config::check::NoBootstrap>()
         {
             return Self::Usage;
         }

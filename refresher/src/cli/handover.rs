@@ -4,10 +4,12 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 use url::Url;
 
 use super::Exit;
 use super::args::credential;
+use super::output::Output;
 use crate::config::Config;
 use crate::export;
 use crate::import::format::Format;
@@ -36,6 +38,9 @@ pub(super) struct ImportArguments {
     /// Replace a stored login even if it is newer
     #[arg(long)]
     force: bool,
+    /// Tell the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -78,26 +83,40 @@ pub(super) struct TransferArguments {
     /// Only print the command that logs in anew there, by a code in any browser
     #[arg(long)]
     print_reauth_command: bool,
+    /// Tell the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) async fn import(config: &Config, arguments: ImportArguments) -> anyhow::Result<Exit> {
-    let ImportArguments { path, from, credential, client_id, force } = arguments;
+pub(super) async fn import(
+    config: &Config,
+    arguments: ImportArguments,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let ImportArguments { path, from, credential, client_id, force, json } = arguments;
+    let output = Output { json, ..output };
     let source = import::locate(path.as_deref(), from, config)?;
     let options = Options { from, client_id, force };
     let provider = &config.provider.name;
+    let result = |format: Format, imported: bool| {
+        json!({"provider": provider, "credential": credential, "from": format.name(),
+               "imported": imported})
+    };
     match import::run(config, &credential, &source, &options).await? {
         Outcome::Imported(format) => {
-            println!(
+            let line = format!(
                 "imported the login of {} to {provider} as credential {credential}",
                 format.name()
             );
-            eprintln!("refresher: warning: {}", sharing(format));
+            output.done(&result(format, true), &line)?;
+            output.note(format!("warning: {}", sharing(format)));
         }
         Outcome::Unchanged(format) => {
-            println!(
+            let line = format!(
                 "credential {credential} of {provider} is the login of {} already",
                 format.name()
             );
+            output.done(&result(format, false), &line)?;
         }
     }
     Ok(Exit::Done)
@@ -115,7 +134,11 @@ fn sharing(format: Format) -> String {
     )
 }
 
-pub(super) async fn export(config: &Config, arguments: ExportArguments) -> anyhow::Result<Exit> {
+pub(super) async fn export(
+    config: &Config,
+    arguments: ExportArguments,
+    output: Output,
+) -> anyhow::Result<Exit> {
     let mut out = std::io::stdout();
     if out.is_terminal() && !arguments.force {
         return Err(export::Error::Terminal.into());
@@ -123,10 +146,9 @@ pub(super) async fn export(config: &Config, arguments: ExportArguments) -> anyho
     let document = export::document(config, &arguments.credential).await?;
     out.write_all(&document)?;
     out.flush()?;
-    eprintln!(
-        "refresher: warning: this is the login itself: keep it private and delete it after use. \
-         {COMPETING}"
-    );
+    output.note(format!(
+        "warning: this is the login itself: keep it private and delete it after use. {COMPETING}"
+    ));
     Ok(Exit::Done)
 }
 
@@ -136,8 +158,10 @@ const COMPETING: &str = "From the first refresh on only one of the two copies wo
 pub(super) async fn transfer(
     config: &Config,
     arguments: TransferArguments,
+    output: Output,
 ) -> anyhow::Result<Exit> {
-    let TransferArguments { host, identity, port, credential, .. } = arguments;
+    let TransferArguments { host, identity, port, credential, json, .. } = arguments;
+    let output = Output { json, ..output };
     let plan = Plan {
         destination: Destination { host, identity, port },
         credential,
@@ -147,15 +171,18 @@ pub(super) async fn transfer(
         health_url: arguments.health_url,
     };
     if arguments.print_reauth_command {
-        println!("{}", transfer::reauth_command(&plan));
+        output.text(&format!("{}\n", transfer::reauth_command(&plan)))?;
         return Ok(Exit::Done);
     }
     tokio::select! {
         result = transfer::run(config, &plan) => result?,
         () = super::stopped() => return Ok(Exit::Cancelled),
     }
-    println!("credential {} is on {}", plan.credential, plan.destination.host.as_str());
-    eprintln!("refresher: warning: {COMPETING}");
+    let host = plan.destination.host.as_str();
+    let result =
+        json!({"provider": config.provider.name, "credential": plan.credential, "host": host});
+    output.done(&result, &format!("credential {} is on {host}", plan.credential))?;
+    output.note(format!("warning: {COMPETING}"));
     Ok(Exit::Done)
 }
 

@@ -9,6 +9,7 @@ use filter::client::{ClientId, ClientKey, Digest, Proof};
 use serde_json::{Value, json};
 
 use super::Exit;
+use super::output::Output;
 use crate::config::Config;
 use crate::import::moment;
 use crate::keys::listing::{self, Place, Row};
@@ -28,16 +29,22 @@ const NOTICE: Duration = Duration::from_secs(10);
 #[error("{0}")]
 pub(super) struct Unaccepted(pub(super) String);
 
-pub(super) async fn perform(config: &Config, command: KeysCommand) -> anyhow::Result<Exit> {
+pub(super) async fn perform(
+    config: &Config,
+    command: KeysCommand,
+    output: Output,
+) -> anyhow::Result<Exit> {
     match command {
-        KeysCommand::Add(arguments) => add(config, arguments).await,
-        KeysCommand::List { json } => list(config, json),
-        KeysCommand::Revoke { name } => revoke(config, &name).await,
-        KeysCommand::Rotate(arguments) => rotate(config, &arguments).await,
+        KeysCommand::Add(arguments) => add(config, arguments, output).await,
+        KeysCommand::List { json } => list(config, Output { json, ..output }),
+        KeysCommand::Revoke { name, json } => {
+            revoke(config, &name, Output { json, ..output }).await
+        }
+        KeysCommand::Rotate(arguments) => rotate(config, &arguments, output).await,
     }
 }
 
-async fn add(config: &Config, arguments: AddArguments) -> anyhow::Result<Exit> {
+async fn add(config: &Config, arguments: AddArguments, output: Output) -> anyhow::Result<Exit> {
     let AddArguments { name, stdin, json, .. } = arguments;
     let (proof, secret) = match arguments.subject_alt_name {
         Some(name) => (Proof::Certificate(name), None),
@@ -63,12 +70,16 @@ async fn add(config: &Config, arguments: AddArguments) -> anyhow::Result<Exit> {
         0 => String::new(),
         at => format!(", until {}", moment::show(at)),
     };
-    eprintln!("refresher: client {} may call{end}", key.id.as_str());
-    explain(secret.as_ref(), stdin);
-    conclude(config, &file).await
+    output.note(format!("client {} may call{end}", key.id.as_str()));
+    explain(secret.as_ref(), stdin, output);
+    conclude(config, &file, output).await
 }
 
-async fn rotate(config: &Config, arguments: &RotateArguments) -> anyhow::Result<Exit> {
+async fn rotate(
+    config: &Config,
+    arguments: &RotateArguments,
+    output: Output,
+) -> anyhow::Result<Exit> {
     let RotateArguments { name, overlap, stdin, json } = arguments;
     let file = change::stored(config, name)?;
     let secret = obtain(*stdin)?;
@@ -78,33 +89,34 @@ async fn rotate(config: &Config, arguments: &RotateArguments) -> anyhow::Result<
     show(&key, Some(&secret), *stdin, *json, now)?;
     let client = name.as_str();
     match overlap {
-        0 => eprintln!("refresher: the keys that {client} had have ended"),
-        _ => eprintln!(
-            "refresher: the keys that {client} had hold until {} at most; with \"--overlap 0\" they \
-             would have ended at once",
+        0 => output.note(format!("the keys that {client} had have ended")),
+        _ => output.note(format!(
+            "the keys that {client} had hold until {} at most; with \"--overlap 0\" they would have \
+             ended at once",
             moment::show(now.saturating_add(*overlap))
-        ),
+        )),
     }
-    explain(Some(&secret), *stdin);
-    conclude(config, &file).await
+    explain(Some(&secret), *stdin, output);
+    conclude(config, &file, output).await
 }
 
-async fn revoke(config: &Config, name: &ClientId) -> anyhow::Result<Exit> {
+async fn revoke(config: &Config, name: &ClientId, output: Output) -> anyhow::Result<Exit> {
     let file = change::stored(config, name)?;
     let ended = change::revoke(config, &file, name, clock::now().unix()).await?;
     let keys = if ended == 1 { "1 key".to_owned() } else { format!("{ended} keys") };
-    println!("revoked {keys} of client {}", name.as_str());
+    let result = json!({"client": name.as_str(), "revoked": ended});
+    output.done(&result, &format!("revoked {keys} of client {}", name.as_str()))?;
     if let Some(place) = change::place_of(config, name) {
-        eprintln!(
-            "refresher: warning: another key of {} stands in {}, and still holds",
+        output.note(format!(
+            "warning: another key of {} stands in {}, and still holds",
             name.as_str(),
             place.words()
-        );
+        ));
     }
-    conclude(config, &file).await
+    conclude(config, &file, output).await
 }
 
-fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
+fn list(config: &Config, output: Output) -> anyhow::Result<Exit> {
     let now = clock::now().unix();
     // To look is no reason to create anything.
     let ring = match KeyFile::find(&config.state_dir)? {
@@ -112,15 +124,14 @@ fn list(config: &Config, json: bool) -> anyhow::Result<Exit> {
         None => None,
     };
     let rows = listing::rows(config, ring.as_ref(), now);
-    if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else if !rows.is_empty() {
-        print!("{}", listing::table(&rows));
+    let text = if !rows.is_empty() {
+        listing::table(&rows).to_string()
     } else if ring.is_some() {
-        println!("no client keys; one is required all the same");
+        "no client keys; one is required all the same\n".to_owned()
     } else {
-        println!("no client keys; on loopback none is required");
-    }
+        "no client keys; on loopback none is required\n".to_owned()
+    };
+    output.result(&serde_json::to_value(&rows)?, &text)?;
     Ok(Exit::Done)
 }
 
@@ -160,27 +171,27 @@ fn show(
     Ok(out.flush()?)
 }
 
-fn explain(secret: Option<&Secret>, brought: bool) {
+fn explain(secret: Option<&Secret>, brought: bool, output: Output) {
     let shown = if std::io::stdout().is_terminal() { "above" } else { "on standard output" };
     match secret {
         Some(_) if brought => {}
-        Some(_) => eprintln!(
-            "refresher: the key is {shown}, and nowhere else: only its digest is kept. The client \
+        Some(_) => output.note(format!(
+            "the key is {shown}, and nowhere else: only its digest is kept. The client \
              sends it as \"Authorization: Bearer KEY\" or \"X-Proxy-Api-Key: KEY\""
-        ),
-        None => eprintln!(
-            "refresher: Envoy has to verify the certificate: its listener needs a \
-             DownstreamTlsContext with a trusted_ca"
+        )),
+        None => output.note(
+            "Envoy has to verify the certificate: its listener needs a \
+             DownstreamTlsContext with a trusted_ca",
         ),
     }
 }
 
 /// Has a running refresher publish what the file says now, and waits for that.
-async fn conclude(config: &Config, file: &KeyFile) -> anyhow::Result<Exit> {
+async fn conclude(config: &Config, file: &KeyFile, output: Output) -> anyhow::Result<Exit> {
     let socket = config.socket.display();
     let problem = match http::ask_socket(&config.socket, RELOAD_PATH, true, NOTICE).await {
         Err(http::Error::NotSent(_)) => {
-            eprintln!("refresher: in force as soon as a refresher serves; none does on {socket}");
+            output.note(format!("in force as soon as a refresher serves; none does on {socket}"));
             return Ok(Exit::Done);
         }
         Err(error) => format!("it does not answer: {}", chain::line(&error)),
@@ -189,7 +200,7 @@ async fn conclude(config: &Config, file: &KeyFile) -> anyhow::Result<Exit> {
             Ok(reloaded) => {
                 let ours = keys::file::resolved(file.path());
                 if reloaded.client_keys_file == ours {
-                    eprintln!("refresher: in force");
+                    output.note("in force");
                     return Ok(Exit::Done);
                 }
                 format!("its client keys are in {}, not in {ours}", reloaded.client_keys_file)

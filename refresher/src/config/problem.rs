@@ -2,12 +2,17 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// One setting that is unknown or not accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    setting: String,
-    found: String,
-    accepted: String,
+    /// Its place in the file, or the variable or flag that sets it.
+    pub setting: String,
+    /// What was found.
+    pub found: String,
+    /// What would be accepted.
+    pub accepted: String,
 }
 
 impl fmt::Display for Problem {
@@ -17,7 +22,7 @@ impl fmt::Display for Problem {
 }
 
 /// Bad settings, one on a line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Problems(Vec<Problem>);
 
 /// A value that was refused: what was found, and what would be accepted.
@@ -32,7 +37,7 @@ impl Problems {
         self.0.is_empty()
     }
 
-    pub(super) fn unaccepted(&mut self, setting: &str, found: &str, accepted: &str) {
+    pub(crate) fn unaccepted(&mut self, setting: &str, found: &str, accepted: &str) {
         self.0.push(Problem {
             setting: setting.to_owned(),
             found: found.to_owned(),

@@ -1,6 +1,7 @@
 use filter::client::Proof;
 
 use filter::management::PublicPaths;
+mod described;
 
 use super::*;
 use std::collections::HashMap;
@@ -9,7 +10,12 @@ fn with(document: &str, env: &[(&str, &str)]) -> Result<Config, Error> {
     let mut variables: HashMap<String, String> =
         env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
     variables.entry("HOME".into()).or_insert("/home/u".into());
-    resolve(document, &Overrides::default(), &|name| variables.get(name).cloned())
+    let config = resolve(document, &Overrides::default(), &|name| variables.get(name).cloned());
+    if config.is_ok() {
+        // What the reader accepts, the schema does.
+        assert_eq!(described::complaints(document), [""; 0], "{document}");
+    }
+    config
 }
 
 fn refusal(document: &str, env: &[(&str, &str)]) -> String {

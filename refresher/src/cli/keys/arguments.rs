@@ -21,6 +21,9 @@ pub(in crate::cli) enum KeysCommand {
         /// The client's name
         #[arg(value_parser = name)]
         name: ClientId,
+        /// Tell the result as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Make another key for a client, with the same restrictions and length of life, and print it,
     /// once
