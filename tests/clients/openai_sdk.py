@@ -82,6 +82,7 @@ def error(client):
             "code": refusal.code,
             "type": refusal.type,
             "message": refusal.message,
+            "request_id": refusal.request_id,
         }
     return {}
 

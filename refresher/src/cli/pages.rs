@@ -34,7 +34,8 @@ pub(super) fn manual(path: &[String], output: Output) -> anyhow::Result<Exit> {
         command = found.ok_or_else(|| NoCommand(word.clone(), known(&command)))?;
     }
     let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
+    let source = concat!("refresher ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(command).source(source).render(&mut page)?;
     output.text(&String::from_utf8_lossy(&page))?;
     Ok(Exit::Done)
 }

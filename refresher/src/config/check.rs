@@ -54,12 +54,18 @@ pub fn files(config: &Config, unix: u64) -> Problems {
     if let Err(error) = up::require_client_keys(config, unix) {
         let accepted = "a key made with `refresher keys add NAME`, [client_keys], PROXY_API_KEY, or a \
                         loopback address as listener.host";
-        problems.unaccepted("client_keys", &error.to_string(), accepted);
+        let found = match error {
+            up::Error::ClientKeysRequired { host } => {
+                format!("none that holds, while the listener {host} is not on loopback")
+            }
+            error => chain::line(&error),
+        };
+        problems.unaccepted("client_keys", &found, accepted);
     }
     if let Err(error) =
         bootstrap(config, std::net::SocketAddr::from((config.listener.host, config.listener.port)))
     {
-        problems.unaccepted(error.setting(), &chain::line(&error), error.accepted());
+        problems.unaccepted(error.setting(), &error.found(), error.accepted());
     }
     problems
 }
@@ -91,6 +97,13 @@ impl NoBootstrap {
         match self {
             Self::Filter(_) => "envoy.filter",
             Self::Render(_) => "upstream",
+        }
+    }
+
+    fn found(&self) -> String {
+        match self {
+            Self::Filter(up::Error::NoFilter { path }) => format!("no file at {}", path.display()),
+            error => chain::line(error),
         }
     }
 

@@ -81,10 +81,15 @@ async fn curl_gets_an_answer_and_a_stream() -> Result<()> {
 
 /// What the OpenAI SDK saw.
 pub(crate) async fn sdk(stack: &Stack, key: &str, case: &str) -> Result<Value> {
+    sdk_at(stack, "/v1", key, case).await
+}
+
+/// The same with another path in its base address.
+pub(crate) async fn sdk_at(stack: &Stack, base: &str, key: &str, case: &str) -> Result<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_sdk.py");
     let mut command = Process::command(python()?);
     command.env("HOME", stack.dir()).env("OPENAI_API_KEY", key);
-    command.arg(script).args([&stack.url("/v1"), case]);
+    command.arg(script).args([&stack.url(base), case]);
     let seen = output(&mut command).await.with_context(|| case.to_owned())?;
     Ok(serde_json::from_str(&seen)?)
 }
