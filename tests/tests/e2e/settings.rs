@@ -45,11 +45,13 @@ async fn the_variables_of_the_predecessors_do_what_they_did() -> Result<()> {
         Stack::prepare(Plan { login: false, provider, settings, ..Plan::default() }).await?;
 
     // HERMES_AUTH_PATH is where `import` looks, and the grant goes where GROK_PROXY_AUTH_STATE says.
-    let hermes = stack.dir().join("hermes.json");
+    // Both are logins, which have no place among what the stack looks through for secrets.
+    let home = tempfile::TempDir::new()?;
+    let hermes = home.path().join("hermes.json");
     let grant = stack.provider().issue_grant();
     let tokens = serde_json::json!({"version": 1, "providers": {"xai-oauth": {"tokens": grant}}});
     std::fs::write(&hermes, tokens.to_string())?;
-    let kept = stack.dir().join("kept");
+    let kept = home.path().join("kept");
     std::fs::create_dir(&kept)?;
     let kept = kept.join("auth_state.json");
     let client = Options::default().client_id;

@@ -19,9 +19,9 @@ async fn a_configuration_is_checked_with_its_files_and_by_envoy() -> Result<()> 
          filter = \"/no/filter.wasm\"\ntrusted_ca = \"/no/bundle.pem\"\n[listener]\nhost = \"0.0.0.0\"\n"
     );
     std::fs::write(&file, config + &more)?;
-    let mut check = stack.refresher_command(&["config", "check", "--json"])?;
-    check.env_remove("ENVOY_BIN").args(["--config".as_ref(), file.as_os_str()]);
-    let mut check = Command::new(check.as_std().get_program());
+    // The stack's own file is named in its commands already.
+    let program = stack.refresher_command(&[])?;
+    let mut check = Process::command(program.as_std().get_program());
     check.env("HOME", stack.dir()).arg("--config").arg(&file).args(["config", "check", "--json"]);
     let (said, errors) = ends(check.env_remove("ENVOY_BIN"), 2).await?;
     let found: Value = serde_json::from_str(&said)?;
@@ -82,9 +82,6 @@ async fn bash_completes_commands_groff_reads_the_pages_and_a_closed_pipe_is_no_e
 {
     let stack = Stack::prepare(Plan { login: false, ..Plan::default() }).await?;
     let script = "source <(\"$1\" completions bash)\n\
-        complete_last() { COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()\n\
-        $(complete -p refresher | sed 's/.*-F \\([^ ]*\\).*/\\1/') refresher \"${COMP_WORDS[-1]}\" \
-        \"${COMP_WORDS[-2]}\" >/dev/null 2>&1; }\n\
         name=$(complete -p refresher | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n\
         COMP_WORDS=(refresher envoy-c); COMP_CWORD=1; $name refresher envoy-c refresher; \
         echo \"${COMPREPLY[@]}\"\n\
@@ -96,7 +93,7 @@ async fn bash_completes_commands_groff_reads_the_pages_and_a_closed_pipe_is_no_e
     for page in ["", "login", "keys add", "config check", "up", "envoy-config"] {
         let script = format!(
             "command -v groff >/dev/null || {{ echo 'groff is missing; on Debian: apt-get install \
-             groff' >&2; exit 1; }}\n\"$1\" man {page} | groff -man -ww -Tutf8 | head -c 100000"
+             groff' >&2; exit 1; }}\n\"$1\" man {page} | groff -man -ww -Tutf8 -P-cbu | head -c 100000"
         );
         let said = bash(&stack, &script).await?;
         ensure!(said.contains("SYNOPSIS") && said.contains("--quiet"), "{page}: {said}");
