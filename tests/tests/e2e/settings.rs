@@ -49,7 +49,10 @@ async fn the_variables_of_the_predecessors_do_what_they_did() -> Result<()> {
     let home = tempfile::TempDir::new()?;
     let hermes = home.path().join("hermes.json");
     let grant = stack.provider().issue_grant();
-    let tokens = serde_json::json!({"version": 1, "providers": {"xai-oauth": {"tokens": grant}}});
+    let endpoint = format!("{}/oauth2/token", stack.provider_url());
+    let tokens = serde_json::json!({"version": 1, "providers": {"xai-oauth": {
+        "tokens": grant, "discovery": {"token_endpoint": endpoint}, "last_refresh": tests::unix_now(),
+    }}});
     std::fs::write(&hermes, tokens.to_string())?;
     let kept = home.path().join("kept");
     std::fs::create_dir(&kept)?;
