@@ -126,6 +126,9 @@ lint: toolchain ## Check format, lints, documentation and dependencies, each as 
 	@command -v cargo-deny >/dev/null || { \
 	  echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny --log-level error check bans licenses sources
+	@command -v shellcheck >/dev/null || { \
+	  echo "shellcheck is missing; on Debian: apt-get install shellcheck" >&2; exit 1; }
+	shellcheck install.sh .ci/run
 
 .PHONY: clean
 clean: ## Remove everything that was built or fetched

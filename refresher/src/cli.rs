@@ -9,6 +9,7 @@ mod keys;
 mod output;
 mod page;
 mod pages;
+mod service;
 mod status;
 
 use std::io::{IsTerminal as _, Write};
@@ -23,6 +24,8 @@ use tracing::level_filters::LevelFilter;
 use crate::config::{self as settings, Config};
 use crate::login::terminal::Display;
 use crate::login::{browser, device};
+use crate::reload::Source;
+use crate::signals::Signals;
 use crate::{chain, login, logout, serve, up};
 use args::{Arguments, Command, LoginArguments};
 use output::Output;
@@ -77,8 +80,15 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     if let Command::Config { command } = &command {
         return runtime()?.block_on(config::perform(command, &overrides, output));
     }
-    let config = settings::load(&overrides, &|name| std::env::var(name).ok())?;
-    runtime()?.block_on(perform(command, Arc::new(config), output))
+    let source = Source::new(overrides);
+    let config = match (&command, source.load()) {
+        // To take something away, settings need not be good.
+        (Command::Service { command }, Err(_)) if command.needs_no_settings() => {
+            settings::resolve("", source.overrides(), &|name| std::env::var(name).ok())?
+        }
+        (_, config) => config?,
+    };
+    runtime()?.block_on(perform(command, Arc::new(config), source, output))
 }
 
 /// One thread: the work is a few requests a minute.
@@ -90,7 +100,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn perform(command: Command, config: Arc<Config>, output: Output) -> anyhow::Result<Exit> {
+async fn perform(
+    command: Command,
+    config: Arc<Config>,
+    source: Source,
+    output: Output,
+) -> anyhow::Result<Exit> {
     match command {
         Command::Login(arguments) => log_in(&config, &arguments, output).await,
         Command::Logout { credential, json } => {
@@ -115,21 +130,13 @@ async fn perform(command: Command, config: Arc<Config>, output: Output) -> anyho
         Command::Transfer(arguments) => handover::transfer(&config, arguments, output).await,
         Command::Keys { command } => keys::perform(&config, command, output).await,
         Command::EnvoyConfig(arguments) => config::envoy_config(&config, &arguments, output),
+        Command::Service { command } => service::perform(&config, &source, &command),
         Command::Serve(_) => {
-            let mut sidecar = serve::start(config.clone()).await?;
-            let _page = match config.status_page.enabled {
-                Some(true) => crate::page::start_or_warn(config, sidecar.service()).await,
-                _ => None,
-            };
-            tokio::select! {
-                () = stopped() => {}
-                error = sidecar.failed() => return Err(error.into()),
-            }
-            sidecar.stop().await;
+            serve::run(config, source, &mut Signals::new()?).await?;
             Ok(Exit::Done)
         }
         Command::Up(_) => {
-            up::run(config, &mut std::io::stdout(), stopped()).await?;
+            up::run(config, source, &mut std::io::stdout(), &mut Signals::new()?).await?;
             Ok(Exit::Done)
         }
         Command::Page { no_browser } => page::perform(&config, no_browser).await,

@@ -18,6 +18,7 @@ mod value;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use filter::client::ClientKey;
 pub use import::Import;
@@ -81,7 +82,7 @@ pub struct Rotation {
 }
 
 /// How `up` runs Envoy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envoy {
     /// The program; unset: `envoy` on `PATH`.
     pub bin: Option<PathBuf>,
@@ -94,6 +95,31 @@ pub struct Envoy {
     /// The admin interface of an Envoy that `up` did not start; unset: `envoy-admin.sock` beside the
     /// refresher's socket, as in the shipped bootstrap.
     pub admin: Option<Admin>,
+    /// How long requests under way may go on when `up` is stopped. 0 to 86400 s, default 10.
+    pub drain_timeout: Duration,
+    /// How long requests that began under an earlier configuration may go on after a reload.
+    /// 10 to 604800 s, default 900.
+    pub reload_timeout: Duration,
+    /// At which size Envoy's log is rotated. Bytes, 65536 to 1073741824, default 16777216.
+    pub log_max_bytes: u64,
+    /// How many files of log there are, the present one included. 2 to 100, default 5.
+    pub log_files: u32,
+}
+
+impl Default for Envoy {
+    fn default() -> Self {
+        Self {
+            bin: None,
+            filter: None,
+            concurrency: None,
+            trusted_ca: None,
+            admin: None,
+            drain_timeout: Duration::from_secs(10),
+            reload_timeout: Duration::from_secs(900),
+            log_max_bytes: 16 << 20,
+            log_files: 5,
+        }
+    }
 }
 
 /// The first port that `up` tries.
@@ -182,6 +208,18 @@ pub enum Error {
 /// Reads one environment variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Where the configuration file is, or would be, and whether it was named, so that it has to be
+/// there.
+pub fn locate(overrides: &Overrides, env: Environment<'_>) -> Option<(PathBuf, bool)> {
+    let named =
+        overrides.config.clone().or_else(|| text(env, "TORCHBEARER_CONFIG").map(Into::into));
+    let usual = || {
+        let dir = home(env, "XDG_CONFIG_HOME", ".config")?;
+        Some((dir.join("torchbearer/config.toml"), false))
+    };
+    named.map(|path| (path, true)).or_else(usual)
+}
+
 /// Finds and reads the configuration.
 ///
 /// # Errors
@@ -211,13 +249,7 @@ pub fn read(
 /// The configuration file: the one that is named, whether it is there or not, else the usual one if
 /// it is there.
 pub fn file_path(overrides: &Overrides, env: Environment<'_>) -> Option<PathBuf> {
-    let named =
-        overrides.config.clone().or_else(|| text(env, "TORCHBEARER_CONFIG").map(Into::into));
-    named.or_else(|| {
-        home(env, "XDG_CONFIG_HOME", ".config")
-            .map(|dir| dir.join("torchbearer/config.toml"))
-            .filter(|path| path.exists())
-    })
+    locate(overrides, env).filter(|(path, named)| *named || path.exists()).map(|(path, _)| path)
 }
 
 /// Resolves a configuration from its three sources.
@@ -254,14 +286,13 @@ pub fn resolve(
     let envoy = Envoy {
         bin: path(overrides.envoy_bin.as_ref(), env, "ENVOY_BIN", file.envoy.bin),
         filter: path(overrides.filter.as_ref(), env, "TORCHBEARER_FILTER", file.envoy.filter),
-        concurrency: file.envoy.concurrency,
-        trusted_ca: file.envoy.trusted_ca,
         admin: file.envoy.admin.map(|admin| match admin {
             Admin::Socket(path) => {
                 Admin::Socket(path.to_str().map_or(path.clone(), |path| expand(path, env)))
             }
             admin => admin,
         }),
+        ..file.envoy
     };
     let name = overrides.provider.clone().or_else(|| text(env, "TORCHBEARER_PROVIDER"));
     let name = name.or(file.provider).unwrap_or_else(|| "xai".to_owned());

@@ -248,6 +248,15 @@ fn client(url: &Url, ca_file: Option<&Path>, deadline: Duration) -> Result<reqwe
         .map_err(Error::Setup)
 }
 
+/// Whether a file of certificates can be used.
+///
+/// # Errors
+///
+/// [`Error::Trust`] when it cannot.
+pub fn check_trust(ca_file: &Path) -> Result<(), Error> {
+    certificates(ca_file).map(drop)
+}
+
 fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
     let refused =
         |reason: String| Error::Trust(Box::new(Untrusted { path: path.to_owned(), reason }));

@@ -20,12 +20,10 @@ pub mod routes;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
 use crate::publish::server::Service;
 use crate::secret::Secret;
 use crate::up::port::TRIES;
@@ -66,20 +64,21 @@ pub struct Page {
 /// # Errors
 ///
 /// See [`Error`].
-pub async fn start(config: Arc<Config>, service: Service) -> Result<Page, Error> {
-    let listener = listen(config.status_page.port).await?;
+pub async fn start(service: Service) -> Result<Page, Error> {
+    let port = service.config.borrow().status_page.port;
+    let listener = listen(port).await?;
     let address = listener.local_addr().map_err(Error::Listen)?;
     let door = service.door.clone();
     door.open(address);
-    let router = routes::router(config, service, address.port());
+    let router = routes::router(service, address.port());
     let server = tokio::spawn(connection::serve(listener, router));
     tracing::info!(%address, "the status page is served");
     Ok(Page { address, door, server })
 }
 
 /// The same, where it is no reason to stop that there is none: what the page is about goes on.
-pub async fn start_or_warn(config: Arc<Config>, service: Service) -> Option<Page> {
-    match start(config, service).await {
+pub async fn start_or_warn(service: Service) -> Option<Page> {
+    match start(service).await {
         Ok(page) => Some(page),
         Err(error) => {
             tracing::warn!(error = %chain::line(&error), "no status page");

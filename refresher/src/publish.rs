@@ -50,6 +50,7 @@ struct Inner {
     probe: Option<ClientKey>,
     /// The latest generations, and when they were published on the boot-time clock.
     history: VecDeque<(u64, u64)>,
+    config_alarm: Option<String>,
 }
 
 impl Publisher {
@@ -66,6 +67,7 @@ impl Publisher {
             client_keys: None,
             probe,
             history: VecDeque::new(),
+            config_alarm: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)), published: watch::Sender::default() }
     }
@@ -129,6 +131,16 @@ impl Publisher {
     pub fn published_ms(&self, generation: u64) -> Option<u64> {
         let inner = self.lock();
         inner.history.iter().find_map(|(known, at)| (*known == generation).then_some(*at))
+    }
+
+    /// Says why a changed configuration is not in force; nothing once it is.
+    pub fn raise_config_alarm(&self, alarm: Option<String>) {
+        self.lock().config_alarm = alarm;
+    }
+
+    /// Why a changed configuration is not in force, while that is so.
+    pub fn config_alarm(&self) -> Option<String> {
+        self.lock().config_alarm.clone()
     }
 
     /// The credentials' states, by name.

@@ -85,6 +85,14 @@ impl Machine {
         }
     }
 
+    /// Takes another policy, and plans anew what is only scheduled.
+    pub fn adopt(&mut self, policy: Policy, now_ms: u64, share: Share) {
+        self.policy = policy;
+        if let Phase::Waiting { cause: Cause::Schedule, .. } = self.phase {
+            self.plan(now_ms, share);
+        }
+    }
+
     /// Takes in what happened at `now_ms`; `share` spreads what follows in time.
     pub fn advance(&mut self, event: Event, now_ms: u64, share: Share) -> Option<Action> {
         match event {

@@ -20,9 +20,11 @@ use crate::page::access::Door;
 use crate::publish::server::{Service, router};
 use crate::publish::workers::Workers;
 use crate::publish::{Publisher, socket};
+use crate::reload::{self, Next, Source, Watcher};
+use crate::signals::{Request, Signals};
 use crate::store::{self, Store};
 use crate::surroundings::Surroundings;
-use crate::{chain, clock, import};
+use crate::{chain, clock, import, notify, page};
 use desk::Desk;
 use keeper::Keeper;
 use keyring::Keyring;
@@ -49,6 +51,9 @@ pub enum Error {
 pub struct Sidecar {
     service: Service,
     stop: watch::Sender<bool>,
+    config: watch::Sender<Arc<Config>>,
+    publisher: Publisher,
+    keyring: Keyring,
     socket: PathBuf,
     surroundings: Surroundings,
     keepers: tokio::task::JoinHandle<()>,
@@ -76,8 +81,9 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     let keyring = Keyring::open(&config, publisher.clone(), clock::now())?;
     let desk = Desk::default();
     let (stop, stopping) = watch::channel(false);
+    let (changes, current) = watch::channel(config.clone());
     let mut keepers = Keepers {
-        config: config.clone(),
+        config: current.clone(),
         publisher: publisher.clone(),
         desk: desk.clone(),
         keyring: keyring.clone(),
@@ -87,13 +93,12 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     };
     keepers.hire(DEFAULT_CREDENTIAL)?;
     keepers.search();
-    let provider = Arc::new(config.provider.clone());
     let started_at = clock::now().unix();
     let service = Service {
-        provider,
-        publisher,
+        config: current.clone(),
+        publisher: publisher.clone(),
         desk,
-        keyring,
+        keyring: keyring.clone(),
         started_at,
         workers: Workers::default(),
         surroundings: surroundings.clone(),
@@ -103,10 +108,75 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     let routes = router(service.clone());
     let server = tokio::spawn(async move { axum::serve(listener, routes).await });
     let keepers = tokio::spawn(keepers.run());
-    let imports = tokio::spawn(import::watch::run(config.clone(), stopping));
+    let imports = tokio::spawn(take_over(current, stopping));
     tracing::info!(socket = %config.socket.display(), provider = %config.provider.name, "serving");
     let socket = config.socket.clone();
-    Ok(Sidecar { service, stop, socket, surroundings, keepers, imports, server })
+    Ok(Sidecar {
+        service,
+        stop,
+        config: changes,
+        publisher,
+        keyring,
+        socket,
+        surroundings,
+        keepers,
+        imports,
+        server,
+    })
+}
+
+/// Runs the sidecar until a signal ends it, and puts changes of the configuration in force.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn run(config: Arc<Config>, source: Source, signals: &mut Signals) -> Result<(), Error> {
+    let mut sidecar = start(config.clone()).await?;
+    let _page = match config.status_page.enabled {
+        Some(true) => page::start_or_warn(sidecar.service()).await,
+        _ => None,
+    };
+    let mut watcher = Watcher::new(source, &config, &[]);
+    notify::ready();
+    let result = loop {
+        let asked = tokio::select! {
+            request = signals.next() => match request {
+                Request::Stop => break Ok(()),
+                Request::Reload => true,
+            },
+            error = sidecar.failed() => break Err(error),
+            () = tokio::time::sleep(SEARCH) => {
+                notify::alive();
+                watcher.look()
+            }
+        };
+        if asked {
+            notify::reloading();
+            sidecar.reload(&mut watcher);
+            notify::ready();
+        }
+    };
+    notify::stopping(30);
+    sidecar.stop().await;
+    result
+}
+
+/// Takes over other programs' logins, as the configuration of the moment says.
+async fn take_over(mut config: watch::Receiver<Arc<Config>>, stopping: watch::Receiver<bool>) {
+    loop {
+        let current = config.borrow_and_update().clone();
+        // An import under way is all or nothing. Where nothing is to be watched, this ends at once.
+        let watched = async {
+            import::watch::run(current, stopping.clone()).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = watched => {}
+            changed = config.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
 }
 
 impl Sidecar {
@@ -132,6 +202,38 @@ impl Sidecar {
         &self.surroundings
     }
 
+    /// Puts another configuration in force: tokens and polls under way are not touched.
+    pub fn reconfigure(&self, config: Arc<Config>) {
+        self.keyring.configure(&config, clock::now());
+        self.config.send_replace(config);
+    }
+
+    /// Says what is wrong with the configuration, for as long as that is so.
+    pub fn alarm(&self, alarm: Option<String>) {
+        self.publisher.raise_config_alarm(alarm);
+    }
+
+    /// Reads the configuration again and puts it in force, or leaves the old one in force with an
+    /// alarm.
+    fn reload(&self, watcher: &mut Watcher) {
+        let old = self.config.borrow().clone();
+        match watcher.next(&old, &[]) {
+            Ok(Next { config, postponed }) => {
+                self.reconfigure(Arc::new(config));
+                match &postponed {
+                    None => tracing::info!("the configuration is in force"),
+                    Some(postponed) => tracing::warn!("{postponed}"),
+                }
+                self.alarm(postponed);
+            }
+            Err(error) => {
+                let alarm = reload::alarm(&error);
+                tracing::error!(error = %alarm, "the configuration stays as it was");
+                self.alarm(Some(alarm));
+            }
+        }
+    }
+
     /// Stops: an exchange under way is finished and stored first.
     pub async fn stop(self) {
         self.stop.send_replace(true);
@@ -148,7 +250,7 @@ impl Sidecar {
 }
 
 struct Keepers {
-    config: Arc<Config>,
+    config: watch::Receiver<Arc<Config>>,
     publisher: Publisher,
     desk: Desk,
     keyring: Keyring,
@@ -173,7 +275,8 @@ impl Keepers {
     }
 
     fn search(&mut self) {
-        for name in Store::credentials(&self.config) {
+        let config = self.config.borrow().clone();
+        for name in Store::credentials(&config) {
             if let Err(error) = self.hire(&name) {
                 tracing::error!(credential = %name, error = %chain::line(&error), "not served");
             }
@@ -184,14 +287,15 @@ impl Keepers {
         if self.known.contains_key(name) {
             return Ok(());
         }
-        let store = Store::open(&self.config, name)?;
+        let config = self.config.borrow_and_update().clone();
+        let store = Store::open(&config, name)?;
         self.known.insert(name.to_owned(), ());
         let commands = self.desk.register(name);
         let mut keeper =
-            Keeper::new(name, store, &self.config, self.publisher.clone(), clock::Clock::system());
+            Keeper::new(name, store, &config, self.publisher.clone(), clock::Clock::system());
         // The first state is there before the first request.
         keeper.load(clock::now());
-        self.tasks.spawn(keeper.run(commands, self.stopping.clone()));
+        self.tasks.spawn(keeper.run(commands, self.config.clone(), self.stopping.clone()));
         Ok(())
     }
 }

@@ -72,6 +72,9 @@ pub struct Report {
     /// Why the running refresher could not read the client keys, while that is so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_keys_alarm: Option<String>,
+    /// Why a changed configuration is not in force, while that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_alarm: Option<String>,
     /// All credentials.
     pub credentials: Vec<Line>,
     /// What is not well, each with what helps.
@@ -115,6 +118,7 @@ pub async fn collect(config: &Config) -> Result<Report, store::Error> {
         socket: config.socket.display().to_string(),
         at: clock::now().unix(),
         client_keys_alarm: overview.as_ref().and_then(|it| it.health.client_keys_alarm.clone()),
+        config_alarm: overview.as_ref().and_then(|it| it.health.config_alarm.clone()),
         credentials,
         remedies: Vec::new(),
         overview,
@@ -242,6 +246,7 @@ pub(crate) mod tests {
             socket: "/run/acme.sock".to_owned(),
             at: 3_000,
             client_keys_alarm: overview.as_ref().and_then(|it| it.health.client_keys_alarm.clone()),
+            config_alarm: overview.as_ref().and_then(|it| it.health.config_alarm.clone()),
             credentials: overview.as_ref().map(|it| served(&it.health)).unwrap_or_default(),
             remedies: Vec::new(),
             overview,

@@ -36,8 +36,7 @@ impl Surroundings {
 
     /// Where Envoy's listener is reached from this machine.
     pub fn listener(&self) -> SocketAddr {
-        let listener = self.lock().listener;
-        SocketAddr::new(reachable(listener.ip()), listener.port())
+        reachable(self.lock().listener)
     }
 
     /// Where Envoy's admin interface is.
@@ -52,10 +51,11 @@ impl Surroundings {
 }
 
 /// Where to connect for a listener on every address.
-pub fn reachable(ip: IpAddr) -> IpAddr {
-    match ip {
-        _ if !ip.is_unspecified() => ip,
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
+    };
+    SocketAddr::new(ip, address.port())
 }

@@ -1,24 +1,40 @@
-//! Everything on one machine: the sidecar, and an Envoy that it configures, starts, watches and
-//! stops.
+//! Everything on one machine: the sidecar, and an Envoy that it configures, starts, watches,
+//! replaces and stops.
 
+pub mod admin;
 pub mod envoy;
 pub mod guard;
+pub mod image;
+pub mod keys;
+pub mod log;
 pub mod port;
+pub mod process;
 pub mod supervise;
 
 use std::io::{IsTerminal as _, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Config;
-use crate::keys::listing::State;
-use crate::keys::{KeyFile, Ring};
-use crate::publish::server::Service;
+use crate::reload::{self, Source, Watcher};
+use crate::serve::Sidecar;
+use crate::signals::{Request, Signals};
 use crate::status::{self, Report};
-use crate::{bootstrap, chain, clock, page, serve, store};
+use crate::surroundings::Surroundings;
+use crate::{bootstrap, chain, clock, notify, page, serve, store};
 use envoy::Program;
-use supervise::{Envoy, Paths};
+use image::Image;
+pub(crate) use image::{filter, system_certificates};
+use keys::ClientKeys;
+use process::Paths;
+use supervise::Supervisor;
+
+/// How often the log, the files of the configuration and an Envoy that was replaced are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why `up` cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -79,31 +95,53 @@ pub enum Error {
     Serve(#[from] serve::Error),
     /// Envoy does not start.
     #[error(transparent)]
-    Envoy(#[from] supervise::Error),
+    Envoy(#[from] process::Error),
+    /// A changed configuration is not taken over.
+    #[error(transparent)]
+    Reload(#[from] reload::Error),
+    /// Envoy is not replaced.
+    #[error(transparent)]
+    Unchanged(#[from] supervise::Unchanged),
 }
 
-/// Runs until `stop` completes. The address is written to `out` once requests are accepted.
+/// Runs until a signal ends it. The address is written to `out` once requests are accepted.
 ///
 /// # Errors
 ///
 /// See [`Error`]. Nothing is left running.
 pub async fn run(
     config: Arc<Config>,
+    source: Source,
     out: &mut impl Write,
-    stop: impl Future<Output = ()>,
+    signals: &mut Signals,
 ) -> Result<(), Error> {
     let client_keys = ClientKeys::count(&config, clock::now().unix());
     client_keys.require(config.listener.host)?;
     require_login(&status::collect(&config).await?)?;
-    let filter = filter(&config)?;
     let program = Program::find(config.envoy.bin.as_deref())?;
-    program.check().await?;
+    let paths = Paths::new(&config.state_dir);
+    // Before anything is started: whether there is a filter and a bootstrap can be made of it all.
+    Image::of(&config, &program, &paths, SocketAddr::new(config.listener.host, 0))?;
+    program.check_once(&config.state_dir).await?;
     let mut sidecar = serve::start(config.clone()).await?;
-    let service = sidecar.service();
-    let mut stop = std::pin::pin!(stop);
-    let result = tokio::select! {
-        result = attend(&config, service, program, filter, client_keys, out, stop.as_mut()) => result,
+    let surroundings = sidecar.surroundings().clone();
+    let started = tokio::select! {
+        started = start(&config, program, &surroundings) => started.map(Some),
         error = sidecar.failed() => Err(error.into()),
+        () = signals.stop() => Ok(None),
+    };
+    let result = match started {
+        Ok(Some(supervisor)) => {
+            // After Envoy, whose port comes first.
+            let page = match config.status_page.enabled {
+                Some(false) => None,
+                _ => page::start_or_warn(sidecar.service()).await,
+            };
+            announce(&config, supervisor.address(), client_keys, page.as_ref(), out);
+            attend(&mut sidecar, supervisor, source, signals).await
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
     };
     sidecar.stop().await;
     result
@@ -114,48 +152,23 @@ pub(crate) fn require_client_keys(config: &Config, unix: u64) -> Result<(), Erro
     ClientKeys::count(config, unix).require(config.listener.host)
 }
 
-/// How many client keys there are at the start.
-#[derive(Clone, Copy, Debug)]
-struct ClientKeys {
-    required: bool,
-    usable: usize,
-}
-
-impl ClientKeys {
-    fn count(config: &Config, unix: u64) -> Self {
-        let stored = match KeyFile::find(&config.state_dir) {
-            Ok(None) => Ok(None),
-            Ok(Some(file)) => file.load(unix),
-            Err(error) => Err(error.into()),
-        };
-        let ring = stored.unwrap_or_else(|error| {
-            // To the sidecar neither, and it keeps the gate closed to them.
-            tracing::error!(error = %chain::line(&error), "the client keys cannot be read");
-            Some(Ring::default())
-        });
-        let stored = ring.iter().flat_map(Ring::entries).map(|entry| &entry.key);
-        let keys = config.client_keys.iter().chain(stored);
-        let usable = keys.filter(|key| State::of(key, unix) != State::Expired).count();
-        Self { required: ring.is_some() || !config.client_keys.is_empty(), usable }
+/// Says where clients, and the user's browser, go from here.
+fn announce(
+    config: &Config,
+    address: SocketAddr,
+    client_keys: ClientKeys,
+    page: Option<&page::Page>,
+    out: &mut impl Write,
+) {
+    let keys = client_keys.line();
+    // A terminal that is gone is no reason to stop serving.
+    let upstream = config.provider.upstream.as_str().trim_end_matches('/');
+    let _ = writeln!(out, "listening on http://{address}/v1 for {upstream} ({keys})");
+    if let Some(page) = page {
+        let _ = writeln!(out, "{}", page.line(std::io::stdout().is_terminal()));
     }
-
-    /// Invariant: a listener that others can reach does not serve without client keys.
-    fn require(self, host: std::net::IpAddr) -> Result<(), Error> {
-        if self.usable > 0 || host.is_loopback() {
-            Ok(())
-        } else {
-            Err(Error::ClientKeysRequired { host })
-        }
-    }
-
-    fn line(self) -> String {
-        match self.usable {
-            0 if !self.required => "no client key needed on this machine".to_owned(),
-            0 => "a client key is required: refresher keys add NAME".to_owned(),
-            1 => "1 client key".to_owned(),
-            several => format!("{several} client keys"),
-        }
-    }
+    let _ = out.flush();
+    notify::ready();
 }
 
 /// A token that is still valid serves to its end, but nobody should start with a dead grant.
@@ -166,90 +179,155 @@ fn require_login(report: &Report) -> Result<(), Error> {
     Ok(())
 }
 
-/// The filter's module, by an absolute path: the configured one, else the one beside this program.
-pub(crate) fn filter(config: &Config) -> Result<PathBuf, Error> {
-    let path = config.envoy.filter.clone().unwrap_or_else(|| {
-        let program = std::env::current_exe().unwrap_or_default();
-        program.with_file_name("filter.wasm")
-    });
-    // Envoy resolves a relative path by its own working directory.
-    let path = std::path::absolute(&path).unwrap_or(path);
-    if path.is_file() { Ok(path) } else { Err(Error::NoFilter { path }) }
-}
-
-/// The system's certificates, where the usual systems keep them.
-pub(crate) fn system_certificates() -> Option<PathBuf> {
-    let bundles = [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ];
-    bundles.into_iter().map(PathBuf::from).find(|bundle| bundle.is_file())
-}
-
-/// Starts Envoy on the first port that is free, and looks after it until `stop`.
-async fn attend(
+/// Starts Envoy on the first port that is free.
+async fn start(
     config: &Arc<Config>,
-    service: Service,
     program: Program,
-    filter: PathBuf,
-    client_keys: ClientKeys,
-    out: &mut impl Write,
-    mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
-) -> Result<(), Error> {
+    surroundings: &Surroundings,
+) -> Result<Supervisor, Error> {
     let paths = Paths::new(&config.state_dir);
-    let trusted_ca = config.envoy.trusted_ca.clone().or_else(system_certificates);
     let mut tried = None;
-    let (envoy, address) = loop {
+    loop {
         let address = port::free(config.listener, tried)?;
-        service.surroundings.settle(address, &paths.admin);
-        let settings = bootstrap::Settings {
-            listen: address,
-            upstream: &config.provider.upstream,
-            filter: &filter,
-            socket: &config.socket,
-            admin: &paths.admin,
-            trusted_ca: trusted_ca.as_deref(),
-            client_keys: &config.client_keys,
-            upstream_headers: &config.provider.upstream_headers,
-            dead_token: &config.provider.dead_token,
-            proxy: &config.proxy,
-        };
-        let text = bootstrap::render(&settings)?;
-        store::replace_private(&paths.bootstrap, text.as_bytes())?;
-        // What a restart adds to is the log of this run.
-        let _ = std::fs::remove_file(&paths.log);
-        let mut envoy = Envoy::start(&program, &paths, config.envoy.concurrency)?;
+        surroundings.settle(address, &paths.admin);
+        let image = Image::of(config, &program, &paths, address)?;
+        match Supervisor::start(config.clone(), program.clone(), image, address).await {
+            Ok(supervisor) => return Ok(supervisor),
+            // Somebody was quicker than Envoy: on to the next port.
+            Err(error @ process::Error::PortTaken) => {
+                tracing::info!(%address, error = %chain::line(&error), "trying the next port");
+                tried = Some(address.port());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Looks after Envoy and the configuration until a signal ends it, then drains.
+async fn attend(
+    sidecar: &mut Sidecar,
+    mut supervisor: Supervisor,
+    source: Source,
+    signals: &mut Signals,
+) -> Result<(), Error> {
+    let config = supervisor.config().clone();
+    let mut watcher = Watcher::new(source, &config, &supervisor.image().files());
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whether the configuration is to be read again, and whether that is told.
+    let mut due = None;
+    let result = loop {
         tokio::select! {
-            ready = envoy.ready(address) => match ready {
-                Ok(()) => break (envoy, address),
-                // Somebody was quicker than Envoy: on to the next port.
-                Err(error @ supervise::Error::PortTaken) => {
-                    tracing::info!(%address, error = %chain::line(&error), "trying the next port");
-                    tried = Some(address.port());
-                }
-                Err(error) => return Err(error.into()),
+            request = signals.next() => match request {
+                Request::Stop => break Ok(()),
+                Request::Reload => due = Some(Occasion::Asked),
             },
-            () = stop.as_mut() => {
-                envoy.stop().await;
-                return Ok(());
+            error = sidecar.failed() => break Err(error.into()),
+            reason = supervisor.ended() => {
+                tracing::error!(error = %chain::line(&reason), "envoy has ended");
+                tokio::select! {
+                    () = supervisor.revive() => {}
+                    () = beat() => {}
+                    () = signals.stop() => break Ok(()),
+                }
+            }
+            _ = ticks.tick() => {
+                supervisor.keep_house(clock::now()).await;
+                notify::alive();
+                if watcher.look() {
+                    due = Some(Occasion::Changed);
+                }
+            }
+        }
+        if let Some(occasion) = due.take() {
+            tokio::select! {
+                again = reload(sidecar, &mut supervisor, &mut watcher, occasion) => due = again,
+                () = beat() => {}
+                () = signals.stop() => break Ok(()),
             }
         }
     };
-    let keys = client_keys.line();
-    // A terminal that is gone is no reason to stop serving.
-    let upstream = config.provider.upstream.as_str().trim_end_matches('/');
-    let _ = writeln!(out, "listening on http://{address}/v1 for {upstream} ({keys})");
-    // After Envoy, whose port comes first.
-    let page = match config.status_page.enabled {
-        Some(false) => None,
-        _ => page::start_or_warn(config.clone(), service).await,
-    };
-    if let Some(page) = &page {
-        let _ = writeln!(out, "{}", page.line(std::io::stdout().is_terminal()));
+    notify::stopping(supervisor.config().envoy.drain_timeout.as_secs() + 10);
+    supervisor.stop(signals).await;
+    result
+}
+
+/// Tells the service manager that all is well while something takes its time. Never ends.
+async fn beat() {
+    loop {
+        notify::alive();
+        tokio::time::sleep(LOOK).await;
     }
-    let _ = out.flush();
-    envoy.look_after(&program, &paths, config.envoy.concurrency, address, stop, clock::now).await;
-    Ok(())
+}
+
+/// Why the configuration is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    /// By a signal.
+    Asked,
+    /// A file of it has changed.
+    Changed,
+    /// Envoy could not be replaced a second ago.
+    Waiting,
+}
+
+/// Reads the configuration again and puts it in force, or leaves the old one in force with an
+/// alarm. Answers whether to try again with the next tick.
+async fn reload(
+    sidecar: &Sidecar,
+    supervisor: &mut Supervisor,
+    watcher: &mut Watcher,
+    occasion: Occasion,
+) -> Option<Occasion> {
+    let waiting = occasion == Occasion::Waiting;
+    if !waiting {
+        notify::reloading();
+    }
+    let outcome = put_in_force(sidecar, supervisor, watcher).await;
+    let again = matches!(&outcome, Err(Error::Unchanged(supervise::Unchanged::Draining { .. })));
+    match outcome {
+        Ok(None) => {
+            tracing::info!(address = %supervisor.address(), "the configuration is in force");
+            sidecar.alarm(None);
+        }
+        Ok(Some(postponed)) => {
+            tracing::warn!("{postponed}");
+            sidecar.alarm(Some(postponed));
+        }
+        Err(error) => {
+            let alarm = reload::alarm(&error);
+            if !waiting {
+                tracing::error!(error = %alarm, "the configuration stays as it was");
+            }
+            sidecar.alarm(Some(alarm));
+        }
+    }
+    if !waiting {
+        notify::ready();
+    }
+    again.then_some(Occasion::Waiting)
+}
+
+/// All of it, or nothing; answers what needs a restart.
+async fn put_in_force(
+    sidecar: &Sidecar,
+    supervisor: &mut Supervisor,
+    watcher: &mut Watcher,
+) -> Result<Option<String>, Error> {
+    let old = supervisor.config().clone();
+    let reload::Next { config, postponed } = watcher.next(&old, &supervisor.image().files())?;
+    let config = Arc::new(config);
+    ClientKeys::count(&config, clock::now().unix()).require(config.listener.host)?;
+    let program = Program::find(config.envoy.bin.as_deref())?;
+    program.check_once(&config.state_dir).await?;
+    let address = match config.listener == old.listener {
+        true => supervisor.address(),
+        false => port::free(config.listener, None)?,
+    };
+    let image = Image::of(&config, &program, &Paths::new(&config.state_dir), address)?;
+    watcher.follow(&config, &image.files());
+    supervisor.change(config.clone(), program, image, address).await?;
+    sidecar.surroundings().settle(address, &Paths::new(&config.state_dir).admin);
+    sidecar.reconfigure(config);
+    Ok(postponed)
 }

@@ -10,6 +10,7 @@ use super::config::{ConfigCommand, EnvoyConfigArguments};
 use super::doctor::DoctorArguments;
 use super::handover::{ExportArguments, ImportArguments, TransferArguments};
 use super::keys::KeysCommand;
+use super::service::ServiceCommand;
 use super::status::StatusArguments;
 use crate::config::Overrides;
 use crate::login::browser::DEFAULT_TIMEOUT;
@@ -80,6 +81,11 @@ pub(super) enum Command {
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
+    },
+    /// Run `up` as a service of this user or machine: systemd, or launchd on macOS
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
     },
     /// Take over a login from Hermes, the Grok CLI, a predecessor, or an export
     Import(ImportArguments),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{keys, pages};
-use crate::{config, export, import, login, oauth, provider, transfer, up};
+use crate::{config, export, import, login, oauth, provider, service, transfer, up};
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,9 @@ impl Exit {
             Some(up::Error::LoginRequired { .. }) => return Self::LoginRequired,
             Some(up::Error::ClientKeysRequired { .. }) => return Self::Usage,
             _ => {}
+        }
+        if let Some(service::Error::NoUser) = error.downcast_ref() {
+            return Self::Usage;
         }
         match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
             (Some(error), _, _) => Self::of_import(error),

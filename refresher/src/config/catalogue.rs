@@ -4,9 +4,11 @@
 
 mod providers;
 
+use filter::management::PAGES;
 use serde_json::{Value, json};
 
 use super::{Config, DEFAULT_PORT, value};
+use crate::admin::Admin;
 
 pub(super) use providers::PROVIDER;
 
@@ -171,6 +173,93 @@ pub(super) const SETTINGS: &[Setting] = &[
         schema: text,
         example: Example::Unset("\"/etc/ssl/certs/ca-certificates.crt\""),
         present: |config| shown(config.envoy.trusted_ca.as_deref()),
+    },
+    Setting {
+        path: "envoy.admin",
+        variables: &[],
+        flag: None,
+        meaning: "Where an Envoy that `up` did not start has its admin interface: the path of a unix \
+                  socket, or http:// with a loopback address. Unset: envoy-admin.sock beside the \
+                  refresher's socket.",
+        schema: text,
+        example: Example::Unset("\"/run/torchbearer/envoy-admin.sock\""),
+        present: |config| match &config.envoy.admin {
+            None => Value::Null,
+            Some(Admin::Socket(path)) => shown(Some(path)),
+            Some(Admin::Http(url)) => url.as_str().into(),
+        },
+    },
+    Setting {
+        path: "envoy.drain_timeout",
+        variables: &[],
+        flag: None,
+        meaning: "How long requests under way may go on when `up` is stopped, in seconds.",
+        schema: || integer(0, 86_400),
+        example: Example::Default(|| 10.into()),
+        present: |config| config.envoy.drain_timeout.as_secs().into(),
+    },
+    Setting {
+        path: "envoy.reload_timeout",
+        variables: &[],
+        flag: None,
+        meaning: "How long streams of an earlier configuration may go on after a reload, in seconds.",
+        schema: || integer(10, 604_800),
+        example: Example::Default(|| 900.into()),
+        present: |config| config.envoy.reload_timeout.as_secs().into(),
+    },
+    Setting {
+        path: "envoy.log_max_bytes",
+        variables: &[],
+        flag: None,
+        meaning: "At which size the log of `up`'s Envoy is rotated, in bytes.",
+        schema: || integer(65_536, 1_073_741_824),
+        example: Example::Default(|| 16_777_216.into()),
+        present: |config| config.envoy.log_max_bytes.into(),
+    },
+    Setting {
+        path: "envoy.log_files",
+        variables: &[],
+        flag: None,
+        meaning: "How many files of that log there are, the present one included.",
+        schema: || integer(2, 100),
+        example: Example::Default(|| 5.into()),
+        present: |config| config.envoy.log_files.into(),
+    },
+    Setting {
+        path: "health.public",
+        variables: &[],
+        flag: None,
+        meaning: "Pages of the refresher that need no client key. They open no way to the API.",
+        schema: || json!({"type": "array", "items": {"enum": PAGES}}),
+        example: Example::Default(|| json!([])),
+        present: |config| config.proxy.public_paths.targets().into(),
+    },
+    Setting {
+        path: "health.check_path",
+        variables: &[],
+        flag: None,
+        meaning: "What the deep check asks the API for, by GET.",
+        schema: || json!({"type": "string", "pattern": "^/"}),
+        example: Example::Default(|| "/v1/models".into()),
+        present: |config| config.check_path.clone().into(),
+    },
+    Setting {
+        path: "status_page.enabled",
+        variables: &[],
+        flag: None,
+        meaning: "Whether there is a status page, on loopback. Unset: with `up`, not with `serve`.",
+        schema: || json!({"type": "boolean"}),
+        example: Example::Unset("true"),
+        present: |config| config.status_page.enabled.into(),
+    },
+    Setting {
+        path: "status_page.port",
+        variables: &[],
+        flag: None,
+        meaning: "The first of 20 ports to try for it; 0 lets the kernel choose.",
+        schema: || integer(0, 65_535),
+        example: Example::Default(|| 9997.into()),
+        present: |config| config.status_page.port.into(),
     },
     Setting {
         path: "headers.strip",

@@ -8,7 +8,7 @@ use crate::bootstrap::{self, Settings};
 use crate::chain;
 use crate::keys::KeyFile;
 use crate::store;
-use crate::up::{self, supervise::Paths};
+use crate::up::{self, process::Paths};
 
 /// Looks at the files that are named, and renders the bootstrap. Nothing is written.
 pub fn files(config: &Config, unix: u64) -> Problems {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use filter::client::ClientKey;
 use filter::management::{self, PublicPaths};
@@ -81,6 +82,13 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
 
     let mut envoy = root.section("envoy", problems);
     let concurrency = envoy.number("concurrency", 1..=1024, "a number from 1 to 1024", problems);
+    let default = Envoy::default();
+    let (stop, reload) = ("seconds from 0 to 86400", "seconds from 10 to 604800");
+    let drain_timeout = envoy.number("drain_timeout", 0..=86_400, stop, problems);
+    let reload_timeout = envoy.number("reload_timeout", 10..=604_800, reload, problems);
+    let (bytes, files) = ("bytes from 65536 to 1073741824", "a number from 2 to 100");
+    let log_max_bytes = envoy.number("log_max_bytes", 0x1_0000..=0x4000_0000, bytes, problems);
+    let log_files = envoy.number("log_files", 2..=100, files, problems);
     file.envoy = Envoy {
         bin: envoy.text("bin", problems).map(Into::into),
         filter: envoy.text("filter", problems).map(Into::into),
@@ -89,6 +97,10 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
         admin: envoy
             .text("admin", problems)
             .and_then(|admin| problems.take("envoy.admin", value::admin(&admin))),
+        drain_timeout: drain_timeout.map_or(default.drain_timeout, Duration::from_secs),
+        reload_timeout: reload_timeout.map_or(default.reload_timeout, Duration::from_secs),
+        log_max_bytes: log_max_bytes.unwrap_or(default.log_max_bytes),
+        log_files: log_files.and_then(|n| u32::try_from(n).ok()).unwrap_or(default.log_files),
     };
     envoy.finish(problems);
 

@@ -116,7 +116,7 @@ fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
         strip_headers: vec!["x-tenant".to_owned()],
         keep_headers: vec!["cookie".to_owned()],
         retry_attempts: 4,
-        retry_delay: std::time::Duration::from_millis(500),
+        retry_delay: Duration::from_millis(500),
         max_replay_body_bytes: 1024,
         buffer_bytes: 65_536,
         usage: false,
@@ -128,7 +128,7 @@ fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
     let env = [("UPSTREAM_RETRY_ATTEMPTS", "0"), ("UPSTREAM_RETRY_DELAY", "2.5")];
     let proxy = with(document, &env).unwrap().proxy;
     assert_eq!(proxy.retry_attempts, 0);
-    assert_eq!(proxy.retry_delay, std::time::Duration::from_millis(2500));
+    assert_eq!(proxy.retry_delay, Duration::from_millis(2500));
 }
 
 #[test]

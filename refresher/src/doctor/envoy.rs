@@ -12,7 +12,7 @@ use super::report::Finding;
 use super::short;
 use crate::config::Config;
 use crate::up::envoy::{Error, OLDEST, Program};
-use crate::up::supervise::Paths;
+use crate::up::process::Paths;
 use crate::{bootstrap, chain, up};
 
 /// How a Wasm module of the one version that there is begins.

@@ -1,6 +1,6 @@
 //! Who serves on the listener: our Envoy, nobody, or somebody else.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use super::report::Finding;
 use crate::config::Config;
 use crate::publish::health::Health;
-use crate::up::supervise::Paths;
+use crate::surroundings::reachable;
+use crate::up::process::Paths;
 use crate::{http, status};
 
 /// How long one question may take.
@@ -91,16 +92,6 @@ async fn started(config: &Config) -> Option<SocketAddr> {
     let host = address.get("address")?.as_str()?.parse().ok()?;
     let port = address.get("port_value")?.as_u64()?.try_into().ok()?;
     Some(SocketAddr::new(host, port))
-}
-
-/// An address that stands for all of this machine's is asked on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let host = match address.ip() {
-        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        host => host,
-    };
-    SocketAddr::new(host, address.port())
 }
 
 async fn who(address: SocketAddr, config: &Config) -> Who {

@@ -38,17 +38,23 @@ pub const SESSION: &str = "x-torchbearer-session";
 /// What the handlers share.
 #[derive(Clone)]
 pub(super) struct Desk {
-    config: Arc<Config>,
     service: Service,
     logins: Logins,
     page: Arc<Document>,
     port: u16,
 }
 
+impl Desk {
+    /// The settings that are in force.
+    fn config(&self) -> Arc<Config> {
+        self.service.config.borrow().clone()
+    }
+}
+
 /// The routes of the page that is served on `port`.
-pub(super) fn router(config: Arc<Config>, service: Service, port: u16) -> Router {
+pub(super) fn router(service: Service, port: u16) -> Router {
     let (logins, page) = (Logins::default(), Arc::new(Document::new()));
-    let desk = Desk { config, service, logins, page, port };
+    let desk = Desk { service, logins, page, port };
     let own = Router::new()
         .route("/api/state", get(state))
         .route("/api/logins", post(begin_login))
@@ -113,7 +119,7 @@ async fn begin_session(State(desk): State<Desk>, body: Bytes) -> Response {
         return refuse(StatusCode::FORBIDDEN, "invalid_ticket", message);
     };
     // The ticket in it is spent.
-    let _ = std::fs::remove_file(desk.config.state_dir.join(super::FORWARDING));
+    let _ = std::fs::remove_file(desk.config().state_dir.join(super::FORWARDING));
     answer(&json!({"session": session}))
 }
 
@@ -136,7 +142,7 @@ struct ClientKeys {
 
 async fn state(State(desk): State<Desk>) -> Response {
     let overview = server::overview(&desk.service).await;
-    let client_keys = client_keys(&desk.config, clock::now().unix());
+    let client_keys = client_keys(&desk.config(), clock::now().unix());
     answer(&Shown { overview, client_keys, logins: desk.logins.list() })
 }
 
@@ -169,7 +175,7 @@ async fn begin_login(State(desk): State<Desk>, body: Bytes) -> Response {
     if !store::is_name(&credential) {
         return unaccepted("credential", &format!("accepted: {}", store::NAME_RULE));
     }
-    match desk.logins.begin(desk.config.clone(), &credential, kind) {
+    match desk.logins.begin(desk.config(), &credential, kind) {
         Ok(()) => answer(&json!({"logins": desk.logins.list()})),
         Err(busy) => refuse(StatusCode::CONFLICT, "busy", &busy.to_string()),
     }

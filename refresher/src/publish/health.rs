@@ -117,6 +117,9 @@ pub struct Health {
     /// Why the client keys could not be read, while that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_keys_alarm: Option<String>,
+    /// Why a changed configuration is not in force, while that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_alarm: Option<String>,
     /// The bundle's generation.
     pub generation: u64,
     /// All credentials by name.
@@ -149,9 +152,22 @@ pub fn sum_up(
         oauth_reauth_required: default.oauth_reauth_required,
         oauth_refresh: default.oauth_refresh,
         client_keys_alarm,
+        config_alarm: None,
         generation,
         credentials,
         deep_check: None,
+    }
+}
+
+impl Health {
+    /// Adds why a changed configuration is not in force.
+    #[must_use]
+    pub fn with_config_alarm(mut self, alarm: Option<String>) -> Self {
+        if alarm.is_some() {
+            "degraded".clone_into(&mut self.status);
+        }
+        self.config_alarm = alarm;
+        self
     }
 }
 

@@ -160,8 +160,10 @@ fn refresher(overview: &Overview, resident_bytes: Option<u64>, page: &mut Page) 
         ("workers", "Filter VMs that fetch bundles.", overview.workers.len() as u64),
         (
             "alarms",
-            "Alarms in /health: grants or client keys that cannot be read or written.",
-            broken as u64 + u64::from(health.client_keys_alarm.is_some()),
+            "Alarms in /health: grants, client keys or settings that are not as they should be.",
+            broken as u64
+                + u64::from(health.client_keys_alarm.is_some())
+                + u64::from(health.config_alarm.is_some()),
         ),
     ] {
         page.push(gauge(&format!("torchbearer_refresher_{name}"), help).with(&[], value));

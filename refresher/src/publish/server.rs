@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use crate::admin::Error;
 use crate::check::Checker;
 use crate::clock::{self, Now};
+use crate::config::Config;
 use crate::overview::{OVERVIEW_PATH, Overview};
 use crate::page::access::Door;
-use crate::provider::Provider;
 use crate::publish::exposition::{self, Page};
 use crate::publish::health::{self, Health};
 use crate::publish::metrics::{self, Facts};
@@ -46,8 +46,8 @@ pub const PAGE_PATH: &str = "/v1/page";
 /// What the handlers share.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Whose tokens these are.
-    pub provider: Arc<Provider>,
+    /// The configuration in force, which says whose tokens these are.
+    pub config: watch::Receiver<Arc<Config>>,
     /// Where bundles come from.
     pub publisher: Publisher,
     /// Where rejections go.
@@ -71,7 +71,9 @@ impl Service {
         let statuses = self.publisher.statuses();
         let generation = self.publisher.subscribe().borrow().generation;
         let alarm = self.keyring.alarm();
-        health::sum_up(&self.provider, statuses, alarm, generation, now.unix())
+        let config = self.config.borrow().clone();
+        health::sum_up(&config.provider, statuses, alarm, generation, now.unix())
+            .with_config_alarm(self.publisher.config_alarm())
     }
 
     fn overview(&self, now: Now) -> Overview {

@@ -4,7 +4,7 @@ use crate::schedule::Life;
 use crate::secret::Fingerprint;
 
 /// The settings of a machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Seconds before expiry at which to refresh; unset: at half of the life.
     pub window_s: Option<u64>,

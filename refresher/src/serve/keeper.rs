@@ -37,6 +37,7 @@ pub struct Keeper {
     terms: Terms,
     publisher: Publisher,
     machine: Machine,
+    policy: Policy,
     grant: Option<Grant>,
     /// Whether the grant came from the provider in this process, so that its expiry is known on
     /// the boot-time clock and not only on the wall clock.
@@ -66,16 +67,13 @@ impl Keeper {
         publisher: Publisher,
         clock: Clock,
     ) -> Self {
-        let policy = Policy {
-            window_s: config.rotation.window_s,
-            spacing_ms: config.rotation.spacing_s.saturating_mul(1000),
-        };
         Self {
             name: name.to_owned(),
             store: Arc::new(store),
             terms: Terms { provider: config.provider.clone(), clock, patience: PATIENCE },
             publisher,
-            machine: Machine::new(policy),
+            machine: Machine::new(policy(config)),
+            policy: policy(config),
             grant: None,
             fresh: false,
             unsaved: false,
@@ -95,6 +93,7 @@ impl Keeper {
     pub async fn run(
         mut self,
         mut commands: mpsc::UnboundedReceiver<Command>,
+        mut config: watch::Receiver<Arc<Config>>,
         mut stopping: watch::Receiver<bool>,
     ) {
         loop {
@@ -108,6 +107,10 @@ impl Keeper {
                     self.exchange = None;
                     self.conclude(conclusion, self.terms.clock.now());
                 }
+                Ok(()) = config.changed() => {
+                    let config = config.borrow_and_update().clone();
+                    self.configure(&config, self.terms.clock.now());
+                }
                 () = tokio::time::sleep(pause) => self.look(self.terms.clock.now()),
             }
         }
@@ -119,6 +122,18 @@ impl Keeper {
         if self.unsaved {
             self.save().await;
         }
+    }
+
+    /// Puts another configuration in force. What is known of the grant stays, and an exchange under
+    /// way ends as it began.
+    fn configure(&mut self, config: &Config, now: Now) {
+        self.terms.provider = config.provider.clone();
+        let policy = policy(config);
+        if policy != self.policy {
+            self.policy = policy;
+            self.machine.adopt(policy, now.boot_ms, clock::share());
+        }
+        self.feed(Event::Tick, now);
     }
 
     fn tell_machine(&mut self, now: Now) {
@@ -273,6 +288,13 @@ impl Keeper {
                 settled => drop(reply.send(settled)),
             }
         }
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        window_s: config.rotation.window_s,
+        spacing_ms: config.rotation.spacing_s.saturating_mul(1000),
     }
 }
 

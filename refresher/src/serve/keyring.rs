@@ -54,6 +54,13 @@ impl Keyring {
         Ok(Self(Arc::new(Mutex::new(inner))))
     }
 
+    /// Takes the keys of another configuration, and publishes them.
+    pub fn configure(&self, config: &Config, now: Now) {
+        let mut inner = self.lock();
+        inner.configured.clone_from(&config.client_keys);
+        inner.publish(now);
+    }
+
     /// What is due each second: publishes the keys if the file has changed.
     pub fn look(&self, now: Now) {
         let mut inner = self.lock();

@@ -42,6 +42,10 @@ pub fn show(report: &Report, look: Look, unix: u64) -> String {
         screen.gap();
         screen.row("client keys", Tone::Bad, "alarm:", alarm);
     }
+    if let Some(alarm) = &report.config_alarm {
+        screen.gap();
+        screen.row("settings", Tone::Bad, "alarm:", alarm);
+    }
     if !report.remedies.is_empty() {
         screen.gap();
         for remedy in &report.remedies {
@@ -245,6 +249,9 @@ pub fn remedies(report: &Report) -> Vec<String> {
     if report.client_keys_alarm.is_some() {
         remedies.push("client keys cannot be read: refresher keys list".to_owned());
     }
+    if report.config_alarm.is_some() {
+        remedies.push("changed settings are not in force: refresher config check".to_owned());
+    }
     match &report.overview {
         // Without a login there is nothing to serve.
         None if report.is_good() => {
@@ -353,7 +360,7 @@ refusals     invalid_client_key 5
     #[test]
     fn what_is_not_well_has_a_remedy() {
         type Break = fn(&mut Overview);
-        let cases: [(Break, &str, &str); 7] = [
+        let cases: [(Break, &str, &str); 8] = [
             (
                 |o| status(o).state = "login_required".into(),
                 "login_required",
@@ -370,6 +377,11 @@ refusals     invalid_client_key 5
                 |o| o.health.client_keys_alarm = Some("gone".into()),
                 "alarm: gone",
                 "refresher keys list",
+            ),
+            (
+                |o| o.health.config_alarm = Some("no such port".into()),
+                "alarm: no such port",
+                "refresher config check",
             ),
             (
                 |o| o.workers = vec![worker("a", 7, None), worker("b", 6, None)],

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::{chain, store};
+
 /// The oldest Envoy whose upstream filters survive a replay.
 pub const OLDEST: (u32, u32) = (1, 37);
 
@@ -58,7 +60,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// The configured program, else `envoy` on `PATH`.
+    /// The configured program, else `envoy` beside this program, where an installation puts it, else
+    /// `envoy` on `PATH`.
     ///
     /// # Errors
     ///
@@ -68,7 +71,11 @@ impl Program {
             return Ok(Self { path: path.to_owned() });
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&path)
+        let beside = std::env::current_exe().ok();
+        let beside = beside.and_then(|program| program.parent().map(Path::to_owned));
+        let found = beside
+            .into_iter()
+            .chain(std::env::split_paths(&path))
             .map(|directory| directory.join("envoy"))
             .find(|candidate| candidate.is_file());
         found.map(|path| Self { path }).ok_or(Error::NotFound)
@@ -89,6 +96,42 @@ impl Program {
         found.map(|(_, _, shown)| shown).ok_or_else(|| Error::NotEnvoy { path: self.path.clone() })
     }
 
+    /// Checks that it is new enough and runs Wasm; the same file has to show that once only.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn check_once(&self, state_dir: &Path) -> Result<(), Error> {
+        let note = state_dir.join("envoy/checked");
+        let identity = self.identity();
+        let known = std::fs::read_to_string(&note).ok();
+        if known.is_some() && known == identity {
+            return Ok(());
+        }
+        self.check().await?;
+        if let Some(identity) = identity
+            && let Err(error) = store::create_private_directory(&state_dir.join("envoy"))
+                .and_then(|()| store::replace_private(&note, identity.as_bytes()))
+        {
+            tracing::debug!(error = %chain::line(&error), "envoy is checked again next time");
+        }
+        Ok(())
+    }
+
+    /// What tells this program from another, and from a later one under the same name.
+    fn identity(&self) -> Option<String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = std::fs::canonicalize(&self.path).ok()?;
+        let stat = std::fs::metadata(&path).ok()?;
+        let (device, inode, size) = (stat.dev(), stat.ino(), stat.size());
+        let (changed, changed_ns) = (stat.ctime(), stat.ctime_nsec());
+        let (modified, modified_ns) = (stat.mtime(), stat.mtime_nsec());
+        Some(format!(
+            "{}\n{device} {inode} {size} {modified}.{modified_ns} {changed}.{changed_ns}\n",
+            path.display()
+        ))
+    }
+
     /// Checks that it is new enough and runs Wasm.
     ///
     /// # Errors
@@ -96,19 +139,18 @@ impl Program {
     /// See [`Error`].
     pub async fn check(&self) -> Result<(), Error> {
         let path = || self.path.clone();
-        let text = self.ask(&["--version"]).await?;
+        // Envoy lists its extensions before it reads its configuration, so one that it must
+        // refuse makes it say what it can do and exit.
+        let refused = r#"{"list_the_extensions_and_exit": true}"#;
+        let listing = ["--use-dynamic-base-id", "--log-level", "info", "--config-yaml", refused];
+        let (text, log) = tokio::join!(self.ask(&["--version"]), self.ask(&listing));
+        let text = text?;
         let (major, minor, found) =
             version(&text).ok_or_else(|| Error::NotEnvoy { path: path() })?;
         if (major, minor) < OLDEST {
             return Err(Error::TooOld { path: path(), found });
         }
-        // Envoy lists its extensions before it reads its configuration, so one that it must
-        // refuse makes it say what it can do and exit.
-        let refused = r#"{"list_the_extensions_and_exit": true}"#;
-        let log = self
-            .ask(&["--use-dynamic-base-id", "--log-level", "info", "--config-yaml", refused])
-            .await?;
-        if lists(&log, RUNTIME) { Ok(()) } else { Err(Error::NoWasm { path: path() }) }
+        if lists(&log?, RUNTIME) { Ok(()) } else { Err(Error::NoWasm { path: path() }) }
     }
 
     async fn ask(&self, arguments: &[&str]) -> Result<String, Error> {

@@ -25,6 +25,7 @@ mod recipes;
 mod restart;
 mod retries;
 mod secrets;
+mod service;
 mod settings;
 mod socket;
 mod status;

@@ -1,8 +1,11 @@
 //! `refresher up` as a user starts it: what it refuses, what it serves, how it ends. And `status`.
 
+mod kills;
 mod lifetime;
+mod logs;
 mod provider;
 mod refusals;
+mod reload;
 mod status;
 
 use std::fs;
@@ -44,6 +47,13 @@ fn up_command(stack: &Stack, arguments: &[&str]) -> Result<Command> {
     command.env("ENVOY_BIN", envoy_binary()?).env("TORCHBEARER_FILTER", filter_module()?);
     command.args(arguments);
     Ok(command)
+}
+
+/// A chat whose answer is a stream of so many events, with a pause before each.
+fn chat(chunks: u32, delay_ms: u32) -> serde_json::Value {
+    let messages = [serde_json::json!({"role": "user", "content": "Hello"})];
+    serde_json::json!({"model": "grok-4", "stream": true, "messages": messages,
+        "x_chunks": chunks, "x_delay_ms": delay_ms})
 }
 
 /// Runs a command to its end.

@@ -63,6 +63,9 @@ function alarms(state) {
   for (const alarm of new Set([health.client_keys_alarm, state.client_keys.problem])) {
     if (alarm) found.push(["bad", "Client keys: " + alarm, "Mend the file, or make the keys anew.", null]);
   }
+  if (health.config_alarm) {
+    found.push(["bad", "Settings: " + health.config_alarm, "The earlier ones stay in force. This says what is wrong:", "refresher config check"]);
+  }
   if (envoy && envoy.state !== "LIVE") {
     found.push(["warn", "Envoy is " + envoy.state + ".", "Its log is in the state directory, in envoy/envoy.log.", null]);
   }

@@ -67,7 +67,7 @@ pub(super) async fn add(State(desk): State<Desk>, body: Bytes) -> Response {
         Ok(key) => key,
         Err(error) => return unaccepted("restrictions", &error.to_string()),
     };
-    match change::add(&desk.config, &key, now).await {
+    match change::add(&desk.config(), &key, now).await {
         Ok(_) => show(&desk, &key, &secret),
         Err(error) => refused(&error),
     }
@@ -89,14 +89,14 @@ pub(super) async fn rotate(State(desk): State<Desk>, body: Bytes) -> Response {
     let Some(overlap) = duration::parse(&overlap) else {
         return unaccepted("overlap", &format!("accepted: {}; or 0", duration::RULE));
     };
-    let file = match change::stored(&desk.config, &name) {
+    let file = match change::stored(&desk.config(), &name) {
         Ok(file) => file,
         Err(error) => return refused(&error),
     };
     let Some(secret) = fresh() else { return no_randomness() };
     let digest = Digest::of(secret.expose().as_bytes());
     let now = clock::now().unix();
-    match change::rotate(&desk.config, &file, &name, digest, overlap, now).await {
+    match change::rotate(&desk.config(), &file, &name, digest, overlap, now).await {
         Ok(key) => show(&desk, &key, &secret),
         Err(error) => refused(&error),
     }
@@ -116,8 +116,8 @@ pub(super) async fn revoke(State(desk): State<Desk>, body: Bytes) -> Response {
     };
     let now = clock::now().unix();
     let revoked = async {
-        let file = change::stored(&desk.config, &name)?;
-        change::revoke(&desk.config, &file, &name, now).await
+        let file = change::stored(&desk.config(), &name)?;
+        change::revoke(&desk.config(), &file, &name, now).await
     };
     match revoked.await {
         Ok(ended) => answer(&json!({"revoked": ended, "alarm": publish(&desk)})),

@@ -32,6 +32,7 @@ fn overview() -> Overview {
             oauth_reauth_required: true,
             oauth_refresh: status.oauth_refresh.clone(),
             client_keys_alarm: Some("gone".to_owned()),
+            config_alarm: None,
             generation: 8,
             credentials: [(DEFAULT_CREDENTIAL.to_owned(), status)].into(),
             deep_check: None,

@@ -114,6 +114,7 @@ fn hostile() -> Value {
     health["provider"] = json!(HOSTILE);
     health["api_base"] = json!(HOSTILE);
     health["client_keys_alarm"] = json!(HOSTILE);
+    health["config_alarm"] = json!(HOSTILE);
     let mut status = health["credentials"]["default"].clone();
     status["alarm"] = json!(HOSTILE);
     status["reason"] = json!(HOSTILE);

@@ -1,0 +1,259 @@
+//! The configuration, read again while everything runs.
+//!
+//! A new one is in force as a whole, or not at all: what is not accepted leaves the old one in force.
+
+use std::path::PathBuf;
+
+use crate::config::{self, Config, Overrides};
+use crate::import::source::{self, Stamp};
+use crate::store::{self, Store};
+use crate::{chain, http};
+
+/// Why a configuration is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is not valid.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The client secret's file.
+    #[error(transparent)]
+    Secret(#[from] store::Error),
+    /// The file of certificates.
+    #[error(transparent)]
+    Trust(#[from] http::Error),
+    /// A valid login would be lost.
+    #[error(
+        "providers.{provider}: the login {credential} is of another client or issuer; accepted: those that it was made with, or a new login with \"refresher login --credential {credential}\""
+    )]
+    OtherClient {
+        /// The provider's name.
+        provider: String,
+        /// The credential's name.
+        credential: String,
+        /// Its grant.
+        grant: PathBuf,
+    },
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    overrides: Overrides,
+}
+
+impl Source {
+    /// The flags as they were given at the start. The environment does not change either.
+    pub fn new(overrides: Overrides) -> Self {
+        Self { overrides }
+    }
+
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    ///
+    /// When it is not valid.
+    pub fn load(&self) -> Result<Config, config::Error> {
+        config::load(&self.overrides, &|name| std::env::var(name).ok())
+    }
+
+    /// The flags.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    /// The configuration file, there or not.
+    pub fn file(&self) -> Option<PathBuf> {
+        config::locate(&self.overrides, &|name| std::env::var(name).ok()).map(|(path, _)| path)
+    }
+
+    /// The files that make up `config`: its own, and those that it names.
+    fn files(&self, config: &Config) -> Vec<PathBuf> {
+        let named = [
+            &config.provider.client_secret_file,
+            &config.provider.ca_file,
+            &config.envoy.trusted_ca,
+        ];
+        let named = named.into_iter().flatten().cloned();
+        self.file().into_iter().chain(named).collect()
+    }
+}
+
+/// Notices that a file of the configuration has changed.
+#[derive(Debug)]
+pub struct Watcher {
+    source: Source,
+    files: Vec<(PathBuf, Option<Stamp>)>,
+    changing: bool,
+}
+
+impl Watcher {
+    /// Looks at the files of `config` and, with `further`, at others.
+    pub fn new(source: Source, config: &Config, further: &[PathBuf]) -> Self {
+        let mut watcher = Self { source, files: Vec::new(), changing: false };
+        watcher.follow(config, further);
+        watcher
+    }
+
+    /// From now on the files of this configuration count. What has changed before is no news.
+    pub fn follow(&mut self, config: &Config, further: &[PathBuf]) {
+        let files = self.source.files(config).into_iter().chain(further.iter().cloned());
+        let known = |path: &PathBuf| self.files.iter().find(|(known, _)| known == path);
+        let stamped = |path: PathBuf| {
+            let stamp = known(&path).map_or_else(|| source::stamp(&path), |(_, stamp)| *stamp);
+            (path, stamp)
+        };
+        self.files = files.map(stamped).collect();
+    }
+
+    /// What is due each second. Answers whether files have changed, and have come to rest: an editor
+    /// or a copy may take several steps.
+    pub fn look(&mut self) -> bool {
+        let mut changes = false;
+        for (path, stamp) in &mut self.files {
+            let now = source::stamp(path);
+            changes |= now != *stamp;
+            *stamp = now;
+        }
+        !changes & std::mem::replace(&mut self.changing, changes)
+    }
+
+    /// Reads the configuration and judges whether it can follow `old`. From now on its files count,
+    /// `further` ones, and what would mend the error.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn next(&mut self, old: &Config, further: &[PathBuf]) -> Result<Next, Error> {
+        let next = self.source.load()?;
+        let mut files = further.to_vec();
+        self.follow(&next, &files);
+        let judged = judge(old, next.clone());
+        if let Err(Error::OtherClient { grant, .. }) = &judged {
+            files.push(grant.clone());
+            self.follow(&next, &files);
+        }
+        judged
+    }
+}
+
+/// A configuration that can be put in force while everything runs.
+#[derive(Debug)]
+pub struct Next {
+    /// It, with the old value of what needs a restart.
+    pub config: Config,
+    /// What needs a restart, if anything does.
+    pub postponed: Option<String>,
+}
+
+/// Judges whether `next` can follow `old`.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn judge(old: &Config, mut next: Config) -> Result<Next, Error> {
+    let mut postponed = Vec::new();
+    // Files that are open, and an address that others know.
+    keep(&mut postponed, "state_dir", &old.state_dir, &mut next.state_dir);
+    keep(&mut postponed, "socket", &old.socket, &mut next.socket);
+    keep(&mut postponed, "grant file", &old.grant_file, &mut next.grant_file);
+    // While requests that have begun are still being answered, the token of one provider could
+    // otherwise go to the API of the other.
+    if next.provider.name != old.provider.name {
+        postponed.push("provider");
+        next.provider = old.provider.clone();
+    }
+    next.provider.client(None)?;
+    if let Some(path) = &next.provider.ca_file {
+        http::check_trust(path)?;
+    }
+    for credential in Store::credentials(&next) {
+        let store = Store::find(&next, &credential)?;
+        let grant = store.and_then(|store| store.load(crate::clock::now().unix()).ok().flatten());
+        let lost =
+            |grant: &store::Grant| old.provider.granted(grant) && !next.provider.granted(grant);
+        if grant.as_ref().is_some_and(lost) {
+            let provider = next.provider.name;
+            let grant = next.state_dir.join(format!("grants/{provider}.{credential}.json"));
+            return Err(Error::OtherClient { provider, credential, grant });
+        }
+    }
+    let postponed = (!postponed.is_empty()).then(|| {
+        format!("{}: changed, which takes effect at the next start", postponed.join(", "))
+    });
+    Ok(Next { config: next, postponed })
+}
+
+fn keep<T: Clone + PartialEq>(
+    postponed: &mut Vec<&'static str>,
+    name: &'static str,
+    old: &T,
+    next: &mut T,
+) {
+    if old != next {
+        postponed.push(name);
+        next.clone_from(old);
+    }
+}
+
+/// An error as an alarm: in one line, whatever it has.
+pub fn alarm(error: &dyn std::error::Error) -> String {
+    let line = chain::line(error);
+    let lines: Vec<_> = line.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(document: &str) -> Config {
+        let env = |name: &str| (name == "HOME").then(|| "/nowhere".to_owned());
+        config::resolve(document, &Overrides::default(), &env).unwrap()
+    }
+
+    #[test]
+    fn what_needs_a_restart_keeps_its_value_and_is_named() {
+        let old = config("provider = \"demo\"\n");
+        let next = config("provider = \"xai\"\nstate_dir = \"/else\"\n[rotation]\nspacing = 7\n");
+        let next = judge(&old, next).unwrap();
+        assert_eq!(next.config.state_dir, old.state_dir);
+        assert_eq!(next.config.socket, old.socket);
+        assert_eq!(next.config.provider, old.provider);
+        assert_eq!(next.config.rotation.spacing_s, 7, "the rest is taken over");
+        let postponed = next.postponed.unwrap();
+        assert!(postponed.starts_with("state_dir, socket, provider: changed"), "{postponed}");
+        assert_eq!(judge(&old, config("provider = \"demo\"\n")).unwrap().postponed, None);
+    }
+
+    #[test]
+    fn a_change_is_told_once_it_has_come_to_rest() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, further) = (directory.path().join("c.toml"), directory.path().join("f"));
+        let overrides = Overrides { config: Some(path.clone()), ..Overrides::default() };
+        let config = config("");
+        let mut watcher =
+            Watcher::new(Source::new(overrides), &config, std::slice::from_ref(&further));
+        assert!(!watcher.look() && !watcher.look());
+        std::fs::write(&path, "a").unwrap();
+        assert!(!watcher.look(), "it may still change");
+        std::fs::write(&path, "ab").unwrap();
+        assert!(!watcher.look(), "and does");
+        assert!(watcher.look());
+        assert!(!watcher.look());
+        std::fs::write(&further, "x").unwrap();
+        assert!(!watcher.look());
+        assert!(watcher.look());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!watcher.look());
+        assert!(watcher.look());
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_read_is_refused() {
+        let old = config("provider = \"demo\"\n");
+        let next = "provider = \"demo\"\n[providers.demo]\nclient_secret_file = \"/nowhere/s\"\n";
+        assert!(matches!(judge(&old, config(next)), Err(Error::Secret(_))));
+        let next = "provider = \"demo\"\n[providers.demo]\nca_file = \"/nowhere/ca.pem\"\n";
+        assert!(matches!(judge(&old, config(next)), Err(Error::Trust(_))));
+    }
+}

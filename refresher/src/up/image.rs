@@ -1,0 +1,125 @@
+//! What Envoy sees of a configuration: if that has not changed, Envoy is left alone.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::Error;
+use super::envoy::Program;
+use super::process::Paths;
+use crate::config::Config;
+use crate::import::source::{self, Stamp};
+use crate::{bootstrap, store};
+
+const LISTENER: &str = "/static_resources/listeners/0";
+const ACCESS_LOG: &str =
+    "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/access_log/0";
+const FILE_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
+
+/// What Envoy sees: its configuration, and the files that this names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    bootstrap: Value,
+    files: Vec<(PathBuf, Option<Stamp>)>,
+    concurrency: Option<u32>,
+}
+
+impl Image {
+    /// What an Envoy at `address` is to see of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// When there is no filter, or no bootstrap can be made.
+    pub fn of(
+        config: &Config,
+        program: &Program,
+        paths: &Paths,
+        address: SocketAddr,
+    ) -> Result<Self, Error> {
+        let filter = filter(config)?;
+        let trusted_ca = config.envoy.trusted_ca.clone().or_else(system_certificates);
+        let text = bootstrap::render(&bootstrap::Settings {
+            listen: address,
+            upstream: &config.provider.upstream,
+            filter: &filter,
+            socket: &config.socket,
+            admin: &paths.admin,
+            trusted_ca: trusted_ca.as_deref(),
+            client_keys: &config.client_keys,
+            upstream_headers: &config.provider.upstream_headers,
+            dead_token: &config.provider.dead_token,
+            proxy: &config.proxy,
+        })?;
+        let missing = |path: &str| bootstrap::Error::Missing { path: path.to_owned() };
+        let mut bootstrap: Value = serde_json::from_str(&text)
+            .map_err(|error| bootstrap::Error::Yaml(error.to_string()))?;
+        // The same file as Envoy's own log: Envoy opens it once, and again when it is rotated.
+        let log = bootstrap.pointer_mut(ACCESS_LOG).ok_or_else(|| missing(ACCESS_LOG))?;
+        if let Some(log) = log.as_object_mut() {
+            log.insert("name".to_owned(), "envoy.access_loggers.file".into());
+        }
+        let kind = log.pointer_mut("/typed_config").and_then(Value::as_object_mut);
+        let kind = kind.ok_or_else(|| missing(ACCESS_LOG))?;
+        kind.insert("@type".to_owned(), FILE_LOG.into());
+        kind.insert("path".to_owned(), paths.log.display().to_string().into());
+        let files = [Some(program.path().to_owned()), Some(filter), trusted_ca];
+        let files = files.into_iter().flatten().map(|path| {
+            let stamp = source::stamp(&path);
+            (path, stamp)
+        });
+        Ok(Self { bootstrap, files: files.collect(), concurrency: config.envoy.concurrency })
+    }
+
+    /// The files that it depends on.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Writes it to where Envoy reads it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write(&self, paths: &Paths) -> Result<(), store::Error> {
+        store::replace_private(&paths.bootstrap, self.bootstrap.to_string().as_bytes())
+    }
+
+    /// The same, but without a port: what shows whether an Envoy starts with it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write_trial(&self, paths: &Paths) -> Result<(), store::Error> {
+        let mut bootstrap = self.bootstrap.clone();
+        if let Some(listener) = bootstrap.pointer_mut(LISTENER).and_then(Value::as_object_mut) {
+            listener.insert("bind_to_port".to_owned(), false.into());
+        }
+        if let Some(admin) = bootstrap.pointer_mut("/admin/address/pipe/path") {
+            *admin = json!(paths.admin.display().to_string());
+        }
+        store::replace_private(&paths.bootstrap, bootstrap.to_string().as_bytes())
+    }
+}
+
+/// The filter's module, by an absolute path: the configured one, else the one beside this program.
+pub(crate) fn filter(config: &Config) -> Result<PathBuf, Error> {
+    let path = config.envoy.filter.clone().unwrap_or_else(|| {
+        let program = std::env::current_exe().unwrap_or_default();
+        program.with_file_name("filter.wasm")
+    });
+    // Envoy resolves a relative path by its own working directory.
+    let path = std::path::absolute(&path).unwrap_or(path);
+    if path.is_file() { Ok(path) } else { Err(Error::NoFilter { path }) }
+}
+
+/// The system's certificates, where the usual systems keep them.
+pub(crate) fn system_certificates() -> Option<PathBuf> {
+    let bundles = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    bundles.iter().map(Path::new).find(|bundle| bundle.is_file()).map(Path::to_owned)
+}
