@@ -180,21 +180,19 @@ impl Refusal {
         headers
     }
 
-    /// The answer's body; `request_id`: as in the headers.
-    pub fn body(&self, request_id: Option<&str>) -> String {
+    /// The answer's body, the same for every request that is refused for this reason.
+    pub fn body(&self) -> String {
         #[derive(Serialize)]
-        struct Body<'a> {
-            error: Error<'a>,
+        struct Body {
+            error: Error,
         }
         #[derive(Serialize)]
-        struct Error<'a> {
+        struct Error {
             message: &'static str,
             r#type: &'static str,
             code: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            request_id: Option<&'a str>,
         }
-        let error = Error { message: self.message, r#type: self.kind, code: self.code, request_id };
+        let error = Error { message: self.message, r#type: self.kind, code: self.code };
         // Strings always serialise.
         serde_json::to_string(&Body { error }).unwrap_or_default()
     }
@@ -224,11 +222,10 @@ mod tests {
     #[test]
     fn a_refusal_has_the_shape_that_openai_clients_read() {
         let body: serde_json::Value =
-            serde_json::from_str(&Refusal::LOGIN_REQUIRED.body(Some("7f"))).unwrap();
+            serde_json::from_str(&Refusal::LOGIN_REQUIRED.body()).unwrap();
         assert_eq!(body["error"]["code"], "login_required");
         assert_eq!(body["error"]["type"], "server_error");
         assert!(body["error"]["message"].as_str().unwrap().contains("refresher login"));
-        assert_eq!(body["error"]["request_id"], "7f");
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl Held {
         let request_id = request_id::fresh();
         let headers = refusal.headers(request_id.as_deref());
         let headers = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let body = refusal.body(request_id.as_deref());
+        let body = refusal.body();
         let sent = hostcalls::send_http_response(
             u32::from(refusal.status),
             headers,

@@ -302,7 +302,8 @@ async fn a_closed_terminal_ends_it() -> Result<()> {
     let stack = machine(true, SMALL).await?;
     let inner = detached(&stack.refresher_command(&["serve"])?);
     let mut command = Process::command("setsid");
-    command.arg("--ctty").args(inner.as_std().get_args());
+    // Whoever runs the tests may ignore the signal, as `nohup` does.
+    command.args(["--ctty", "env", "--default-signal=HUP"]).args(inner.as_std().get_args());
     command.env("HOME", stack.dir());
     let (mut serve, keyboard) = Process::start_on_terminal("closed", stack.dir(), command)?;
     let ready = eventually(SOON, async || health(&stack).await.ok()).await;
