@@ -113,9 +113,16 @@ soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=
 	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: build envoy ## Measure what only a run can show; writes target/bench/results.json
-	@cargo build --quiet --package tests --bin bench
-	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/debug/bench
+bench: build envoy target/bench-python/.installed ## Compare with peers and with the limit, in 15 minutes; PARTS=glance in one
+	@cargo build --quiet --release --package tests --bin bench
+	@cargo build --quiet --profile wasm --target $(TARGET) --package empty
+	@cargo run --quiet --package slim -- target/$(TARGET)/wasm/empty.wasm target/empty.wasm
+	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/release/bench $(PARTS)
+
+target/bench-python/.installed: tests/bench-requirements.txt
+	@python3 -m venv --clear target/bench-python
+	@target/bench-python/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 .PHONY: lint
 lint: toolchain ## Check format, lints, documentation and dependencies, each as an error
