@@ -115,7 +115,7 @@ const REQUEST: &[(&str, Reason)] = &[
     ("x-xsrf-token", Reason::Credential),
 ];
 
-/// Families of request headers that never leave.
+/// Families of request headers that never leave, sorted, none the beginning of another.
 const REQUEST_PREFIXES: &[(&str, Reason)] = &[
     ("cf-", Reason::Forwarding),
     ("ssl-client-", Reason::Credential),
@@ -150,7 +150,7 @@ const RESPONSE: &[(&str, Reason)] = &[
     ("upgrade", Reason::HopByHop),
 ];
 
-/// Families of response headers that do not reach the client.
+/// Families of response headers that do not reach the client, in the same way.
 const RESPONSE_PREFIXES: &[(&str, Reason)] =
     &[("x-envoy-", Reason::Proxy), ("x-torchbearer-", Reason::Proxy)];
 
@@ -282,8 +282,10 @@ fn reason(names: &[(&str, Reason)], prefixes: &[(&str, Reason)], name: &str) -> 
     if let Some((_, reason)) = named.and_then(|index| names.get(index)) {
         return Some(*reason);
     }
-    let family = prefixes.iter().find(|(prefix, _)| name.starts_with(prefix));
-    family.map(|(_, reason)| *reason)
+    // Sorted, and none the beginning of another: only the last that is not behind the name can fit.
+    let behind = prefixes.partition_point(|(prefix, _)| *prefix <= name);
+    let (prefix, reason) = prefixes.get(behind.checked_sub(1)?)?;
+    name.starts_with(prefix).then_some(*reason)
 }
 
 fn normalised(name: &str) -> Cow<'_, str> {

@@ -12,6 +12,7 @@ use walrus::{ModuleConfig, passes};
 /// Callbacks without a use for an HTTP filter that makes HTTP calls.
 const UNUSED: &[&str] = &[
     "proxy_on_downstream_connection_close",
+    "proxy_on_done",
     "proxy_on_downstream_data",
     "proxy_on_foreign_function",
     "proxy_on_grpc_close",

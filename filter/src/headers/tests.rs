@@ -13,6 +13,20 @@ fn tables_are_sorted_lower_case_and_without_repetition() {
         assert!(table.is_sorted_by(|(a, _), (b, _)| a < b));
         assert!(table.iter().all(|(name, _)| normalised(name) == *name));
     }
+    for families in [REQUEST_PREFIXES, RESPONSE_PREFIXES] {
+        let fit =
+            |name: &str| families.iter().filter(|(family, _)| name.starts_with(family)).count();
+        for (family, reason) in families {
+            assert_eq!(fit(family), 1, "{family}");
+            for name in [(*family).to_owned(), format!("{family}~"), format!("{family}\0")] {
+                let found = super::reason(&[], families, &name);
+                assert_eq!(found, Some(*reason), "{name:?}");
+            }
+            let shorter = &family[..family.len() - 1];
+            assert_eq!(super::reason(&[], families, shorter), None, "{shorter}");
+        }
+        assert_eq!(super::reason(&[], families, ""), None);
+    }
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub struct Host {
     pub memory: Option<Memory>,
     pub allocate: Option<TypedFunc<u32, u32>>,
     pub issued: u32,
+    /// How often it was called, and how often it had something to hand over.
+    pub asked: [u32; 2],
 }
 
 impl Host {

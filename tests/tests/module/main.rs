@@ -9,6 +9,7 @@ mod abi;
 mod bundles;
 mod checks;
 mod control;
+mod cost;
 mod history;
 mod host;
 mod memory;

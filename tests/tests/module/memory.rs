@@ -37,6 +37,7 @@ pub fn give(
         0
     } else {
         let allocate = caller.data().allocate.ok_or_else(|| Error::new("no allocator"))?;
+        caller.data_mut().asked[1] += 1;
         allocate.call(&mut *caller, size)?
     };
     write(caller, start, bytes)?;

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow};
 use tests::filter_module;
-use wasmi::{Engine, Instance, Module, Store, WasmParams, WasmResults};
+use wasmi::{CallHook, Engine, Instance, Module, Store, WasmParams, WasmResults};
 
 use super::abi::link;
 use super::host::{Faults, Headers, Host, REQUEST_HEADERS, Shared, Stream};
@@ -35,6 +35,10 @@ impl Vm {
         let linker = link(module.engine(), module)?;
         let host = Host { wall, monotonic: 1, shared, faults, ..Host::default() };
         let mut store = Store::new(module.engine(), host);
+        store.call_hook(|host: &mut Host, hook| {
+            host.asked[0] += u32::from(matches!(hook, CallHook::CallingHost));
+            Ok(())
+        });
         let instance = linker.instantiate_and_start(&mut store, module)?;
         let memory = instance.get_memory(&store, "memory").context("the module's memory")?;
         let allocate = instance.get_typed_func(&store, "proxy_on_memory_allocate")?;
@@ -164,7 +168,6 @@ impl Vm {
 
     /// Ends a context. Calls of a root context are cancelled with it.
     pub fn delete(&mut self, id: u32) -> Result<()> {
-        self.call::<_, u32>(id, "proxy_on_done", id)?;
         self.call::<_, ()>(id, "proxy_on_delete", id)?;
         let host = self.host();
         host.calls.retain(|_, call| call.root != id);
