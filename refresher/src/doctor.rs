@@ -90,11 +90,11 @@ pub async fn run(loaded: Loaded, key: Option<&Secret>, show: &mut dyn FnMut(Even
     }
 
     let program = round.check("envoy", envoy::program(config)).await.flatten();
-    let (findings, filter) = envoy::filter(config);
+    let (findings, files) = envoy::filter(config);
     round.add("filter", findings);
-    match (&program, &filter) {
-        (Some(program), Some(filter)) => {
-            let work = async { (envoy::bootstrap(config, program, filter).await, ()) };
+    match (&program, &files) {
+        (Some(program), Some(files)) => {
+            let work = async { (envoy::bootstrap(config, program, files).await, ()) };
             round.check("bootstrap", work).await;
         }
         (None, _) => round.skip("bootstrap", "there is no Envoy to check it"),

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod envoy;
+pub mod files;
 pub mod guard;
 pub mod image;
 pub mod keys;
@@ -28,7 +29,6 @@ use crate::surroundings::Surroundings;
 use crate::{bootstrap, chain, clock, notify, page, serve, store};
 use envoy::Program;
 use image::Image;
-pub(crate) use image::{filter, system_certificates};
 use keys::ClientKeys;
 use process::Paths;
 use supervise::Supervisor;

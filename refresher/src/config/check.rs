@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use super::{Config, Problems};
-use crate::bootstrap::{self, Settings};
+use crate::bootstrap;
 use crate::chain;
 use crate::keys::KeyFile;
 use crate::store;
-use crate::up::{self, process::Paths};
+use crate::up::{self, files::Files};
 
 /// Looks at the files that are named, and renders the bootstrap. Nothing is written.
 pub fn files(config: &Config, unix: u64) -> Problems {
@@ -84,9 +84,9 @@ fn certificates(setting: &str, path: &Path, problems: &mut Problems) {
 /// Why no bootstrap can be made of a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum NoBootstrap {
-    /// The filter's module is not there.
+    /// A file that Envoy needs is not there: the filter's module.
     #[error(transparent)]
-    Filter(up::Error),
+    Files(up::Error),
     /// It cannot be rendered.
     #[error(transparent)]
     Render(#[from] bootstrap::Error),
@@ -95,21 +95,21 @@ pub enum NoBootstrap {
 impl NoBootstrap {
     fn setting(&self) -> &'static str {
         match self {
-            Self::Filter(_) => "envoy.filter",
+            Self::Files(_) => "envoy.filter",
             Self::Render(_) => "upstream",
         }
     }
 
     fn found(&self) -> String {
         match self {
-            Self::Filter(up::Error::NoFilter { path }) => format!("no file at {}", path.display()),
+            Self::Files(up::Error::NoFilter { path }) => format!("no file at {}", path.display()),
             error => chain::line(error),
         }
     }
 
     fn accepted(&self) -> &'static str {
         match self {
-            Self::Filter(_) => "the path of filter.wasm, or filter.wasm beside this program",
+            Self::Files(_) => "the path of filter.wasm, or filter.wasm beside this program",
             Self::Render(_) => "what Envoy can be configured with",
         }
     }
@@ -121,20 +121,6 @@ impl NoBootstrap {
 ///
 /// See [`NoBootstrap`].
 pub fn bootstrap(config: &Config, listen: std::net::SocketAddr) -> Result<String, NoBootstrap> {
-    let filter = up::filter(config).map_err(NoBootstrap::Filter)?;
-    let trusted_ca = config.envoy.trusted_ca.clone().or_else(up::system_certificates);
-    // Envoy resolves a relative path by its own working directory.
-    let socket = std::path::absolute(&config.socket).unwrap_or_else(|_| config.socket.clone());
-    Ok(bootstrap::render(&Settings {
-        listen,
-        upstream: &config.provider.upstream,
-        filter: &filter,
-        socket: &socket,
-        admin: &Paths::new(&config.state_dir).admin,
-        trusted_ca: trusted_ca.as_deref(),
-        client_keys: &config.client_keys,
-        upstream_headers: &config.provider.upstream_headers,
-        dead_token: &config.provider.dead_token,
-        proxy: &config.proxy,
-    })?)
+    let files = Files::of(config).map_err(NoBootstrap::Files)?;
+    Ok(files.bootstrap(config, listen)?)
 }

@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt as _;
@@ -10,10 +9,10 @@ use tokio::process::Command;
 
 use super::report::Finding;
 use super::short;
+use crate::chain;
 use crate::config::Config;
 use crate::up::envoy::{Error, OLDEST, Program};
-use crate::up::process::Paths;
-use crate::{bootstrap, chain, up};
+use crate::up::files::Files;
 
 /// How a Wasm module of the one version that there is begins.
 const MAGIC: [u8; 8] = *b"\0asm\x01\0\0\0";
@@ -46,15 +45,15 @@ async fn find(config: &Config) -> Result<(Program, String), Error> {
     Ok((program, version))
 }
 
-pub(super) fn filter(config: &Config) -> (Vec<Finding>, Option<PathBuf>) {
+pub(super) fn filter(config: &Config) -> (Vec<Finding>, Option<Files>) {
     const REMEDY: &str =
         "name filter.wasm in TORCHBEARER_FILTER or envoy.filter, or put it beside this program";
-    let path = match up::filter(config) {
-        Ok(path) => path,
+    let files = match Files::of(config) {
+        Ok(files) => files,
         Err(error) => return (vec![Finding::fail(chain::line(&error), REMEDY)], None),
     };
-    let shown = path.display();
-    let begins = std::fs::File::open(&path).and_then(|mut file| {
+    let shown = files.filter.display();
+    let begins = std::fs::File::open(&files.filter).and_then(|mut file| {
         let mut begins = Vec::new();
         file.by_ref().take(8).read_to_end(&mut begins)?;
         Ok((begins, file.metadata()?.len()))
@@ -68,27 +67,15 @@ pub(super) fn filter(config: &Config) -> (Vec<Finding>, Option<PathBuf>) {
             (vec![Finding::fail(format!("{shown}: is no Wasm module"), REMEDY)], None)
         }
         Ok((_, bytes)) => {
-            (vec![Finding::ok(format!("{shown}: a Wasm module of {bytes} bytes"))], Some(path))
+            (vec![Finding::ok(format!("{shown}: a Wasm module of {bytes} bytes"))], Some(files))
         }
     }
 }
 
 /// Has Envoy check what `up` would start it with.
-pub(super) async fn bootstrap(config: &Config, program: &Program, filter: &Path) -> Vec<Finding> {
-    let trusted_ca = config.envoy.trusted_ca.clone().or_else(up::system_certificates);
-    let settings = bootstrap::Settings {
-        listen: SocketAddr::new(config.listener.host, config.listener.port),
-        upstream: &config.provider.upstream,
-        filter,
-        socket: &config.socket,
-        admin: &Paths::new(&config.state_dir).admin,
-        trusted_ca: trusted_ca.as_deref(),
-        client_keys: &config.client_keys,
-        upstream_headers: &config.provider.upstream_headers,
-        dead_token: &config.provider.dead_token,
-        proxy: &config.proxy,
-    };
-    let text = match bootstrap::render(&settings) {
+pub(super) async fn bootstrap(config: &Config, program: &Program, files: &Files) -> Vec<Finding> {
+    let listen = SocketAddr::new(config.listener.host, config.listener.port);
+    let text = match files.bootstrap(config, listen) {
         Ok(text) => text,
         Err(error) => {
             let says = format!("cannot be made from the settings: {}", chain::line(&error));

@@ -15,7 +15,7 @@ use super::report::Finding;
 use super::short;
 use crate::config::Config;
 use crate::import::moment;
-use crate::up;
+use crate::up::files::trusted_ca;
 
 /// How long a connection may take, and a handshake.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ pub(super) async fn look(config: &Config) -> Finding {
     if url.scheme() == "http" {
         return Finding::ok(format!("{host}:{port} accepts connections, without TLS on loopback"));
     }
-    let Some(trusted_ca) = config.envoy.trusted_ca.clone().or_else(up::system_certificates) else {
+    let Some(trusted_ca) = trusted_ca(config) else {
         let says = "this system has no bundle of trusted certificates at the usual places";
         return Finding::fail(says, "apt-get install ca-certificates, or set envoy.trusted_ca");
     };

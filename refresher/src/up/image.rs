@@ -1,12 +1,13 @@
 //! What Envoy sees of a configuration: if that has not changed, Envoy is left alone.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::envoy::Program;
+use super::files::Files;
 use super::process::Paths;
 use crate::config::Config;
 use crate::import::source::{self, Stamp};
@@ -37,20 +38,8 @@ impl Image {
         paths: &Paths,
         address: SocketAddr,
     ) -> Result<Self, Error> {
-        let filter = filter(config)?;
-        let trusted_ca = config.envoy.trusted_ca.clone().or_else(system_certificates);
-        let text = bootstrap::render(&bootstrap::Settings {
-            listen: address,
-            upstream: &config.provider.upstream,
-            filter: &filter,
-            socket: &config.socket,
-            admin: &paths.admin,
-            trusted_ca: trusted_ca.as_deref(),
-            client_keys: &config.client_keys,
-            upstream_headers: &config.provider.upstream_headers,
-            dead_token: &config.provider.dead_token,
-            proxy: &config.proxy,
-        })?;
+        let files = Files::of(config)?;
+        let text = files.bootstrap(config, address)?;
         let missing = |path: &str| bootstrap::Error::Missing { path: path.to_owned() };
         let mut bootstrap: Value = serde_json::from_str(&text)
             .map_err(|error| bootstrap::Error::Yaml(error.to_string()))?;
@@ -63,7 +52,7 @@ impl Image {
         let kind = kind.ok_or_else(|| missing(ACCESS_LOG))?;
         kind.insert("@type".to_owned(), FILE_LOG.into());
         kind.insert("path".to_owned(), paths.log.display().to_string().into());
-        let files = [Some(program.path().to_owned()), Some(filter), trusted_ca];
+        let files = [Some(program.path().to_owned()), Some(files.filter), files.trusted_ca];
         let files = files.into_iter().flatten().map(|path| {
             let stamp = source::stamp(&path);
             (path, stamp)
@@ -100,26 +89,4 @@ impl Image {
         }
         store::replace_private(&paths.bootstrap, bootstrap.to_string().as_bytes())
     }
-}
-
-/// The filter's module, by an absolute path: the configured one, else the one beside this program.
-pub(crate) fn filter(config: &Config) -> Result<PathBuf, Error> {
-    let path = config.envoy.filter.clone().unwrap_or_else(|| {
-        let program = std::env::current_exe().unwrap_or_default();
-        program.with_file_name("filter.wasm")
-    });
-    // Envoy resolves a relative path by its own working directory.
-    let path = std::path::absolute(&path).unwrap_or(path);
-    if path.is_file() { Ok(path) } else { Err(Error::NoFilter { path }) }
-}
-
-/// The system's certificates, where the usual systems keep them.
-pub(crate) fn system_certificates() -> Option<PathBuf> {
-    let bundles = [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ];
-    bundles.iter().map(Path::new).find(|bundle| bundle.is_file()).map(Path::to_owned)
 }
