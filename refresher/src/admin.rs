@@ -81,6 +81,11 @@ impl Admin {
         Ok(sum_up(&info, counters))
     }
 
+    /// Whether an Envoy answers here.
+    pub async fn answers(&self) -> bool {
+        self.ask("/server_info").await.is_ok()
+    }
+
     async fn ask(&self, target: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
         let answer = http::ask_admin(self, target, DEADLINE, MAX_BYTES).await?;
         match answer.status {

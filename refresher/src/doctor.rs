@@ -5,6 +5,7 @@ mod envoy;
 mod files;
 mod listener;
 mod login;
+mod need;
 mod provider;
 pub mod report;
 mod request;
@@ -19,7 +20,7 @@ use crate::clock;
 use crate::config::{self, Config};
 use crate::secret::Secret;
 use crate::status::screen::printable;
-use report::{Check, Finding, REQUEST, Report};
+use report::{CHECKS, Check, Finding, REQUEST, Report};
 
 /// How long one check may take.
 const EACH: Duration = Duration::from_secs(5);
@@ -58,21 +59,7 @@ pub async fn run(loaded: Loaded, key: Option<&Secret>, show: &mut dyn FnMut(Even
     let mut round = Round { report: Report::default(), ends_ms, show };
     round.add("settings", settings::look(&loaded));
     let Ok(config) = loaded.config else {
-        for name in [
-            "state",
-            "clock",
-            "envoy",
-            "filter",
-            "bootstrap",
-            "listener",
-            "socket",
-            "provider",
-            "token",
-            "client keys",
-            "api",
-            "workers",
-            REQUEST,
-        ] {
+        for name in CHECKS.into_iter().skip(1) {
             round.skip(name, "the settings are not accepted");
         }
         return round.report;
@@ -89,20 +76,30 @@ pub async fn run(loaded: Loaded, key: Option<&Secret>, show: &mut dyn FnMut(Even
         None => round.skip("clock", "the provider does not answer in time"),
     }
 
-    let program = round.check("envoy", envoy::program(config)).await.flatten();
-    let (findings, files) = envoy::filter(config);
-    round.add("filter", findings);
+    let socket = round.limited("socket", socket::ask(config)).await;
+    let overview = socket.as_ref().and_then(|socket| socket.overview(config));
+    let elsewhere = round.limited("envoy", need::elsewhere(config, overview)).await.flatten();
+    let program = async {
+        let (finding, program) = envoy::program(config).await;
+        (vec![finding.harmless(elsewhere)], program)
+    };
+    let program = round.check("envoy", program).await.flatten();
+    let (finding, files) = envoy::filter(config);
+    round.add("filter", vec![finding.harmless(elsewhere)]);
     match (&program, &files) {
         (Some(program), Some(files)) => {
-            let work = async { (envoy::bootstrap(config, program, files).await, ()) };
-            round.check("bootstrap", work).await;
+            let bootstrap = async {
+                let finding = envoy::bootstrap(config, program, files).await;
+                (vec![finding.harmless(elsewhere)], ())
+            };
+            round.check("bootstrap", bootstrap).await;
         }
+        // What is missing has been told; and what is not needed is no reason to doubt the rest.
+        _ if elsewhere.is_some() => round.add("bootstrap", vec![envoy::bootstrap_elsewhere()]),
         (None, _) => round.skip("bootstrap", "there is no Envoy to check it"),
         (_, None) => round.skip("bootstrap", "there is no filter to name in it"),
     }
 
-    let socket = round.limited("socket", socket::ask(config)).await;
-    let overview = socket.as_ref().and_then(|socket| socket.overview(config));
     let serving = overview.is_some();
     let address = round.check("listener", listener::look(config, serving)).await.flatten();
     match &socket {

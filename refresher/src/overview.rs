@@ -23,6 +23,9 @@ pub struct Overview {
     pub health: Health,
     /// The VMs of Envoy's workers that have asked for bundles lately.
     pub workers: Vec<Worker>,
+    /// Whether the refresher starts Envoy itself, as `up` does; unknown of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_envoy: Option<bool>,
     /// What Envoy says of itself; absent where its admin interface is not known, or does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envoy: Option<Envoy>,

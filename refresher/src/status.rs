@@ -146,8 +146,16 @@ pub fn is_of(config: &Config, health: &Health) -> bool {
 async fn of_earlier_release(config: &Config) -> Option<Overview> {
     let answer = http::ask_socket(&config.socket, "/health", false, DEADLINE).await.ok()?;
     let health = serde_json::from_slice(&answer.body).ok()?;
-    let (version, at) = (String::new(), clock::now().unix());
-    Some(Overview { version, started_at: at, at, health, workers: Vec::new(), envoy: None })
+    let at = clock::now().unix();
+    Some(Overview {
+        version: String::new(),
+        started_at: at,
+        at,
+        health,
+        workers: Vec::new(),
+        starts_envoy: None,
+        envoy: None,
+    })
 }
 
 fn served(health: &Health) -> Vec<Line> {

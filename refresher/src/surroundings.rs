@@ -18,6 +18,7 @@ pub struct Surroundings(Arc<Mutex<Places>>);
 struct Places {
     listener: SocketAddr,
     admin: Admin,
+    settled: bool,
 }
 
 impl Surroundings {
@@ -26,12 +27,12 @@ impl Surroundings {
         let listener = SocketAddr::new(config.listener.host, config.listener.port);
         let beside = || config.socket.parent().unwrap_or(Path::new("")).join(ADMIN_SOCKET);
         let admin = config.envoy.admin.clone().unwrap_or_else(|| Admin::Socket(beside()));
-        Self(Arc::new(Mutex::new(Places { listener, admin })))
+        Self(Arc::new(Mutex::new(Places { listener, admin, settled: false })))
     }
 
     /// Envoy was started here.
     pub fn settle(&self, listener: SocketAddr, admin: &Path) {
-        *self.lock() = Places { listener, admin: Admin::Socket(admin.to_owned()) };
+        *self.lock() = Places { listener, admin: Admin::Socket(admin.to_owned()), settled: true };
     }
 
     /// Where Envoy's listener is reached from this machine.
@@ -42,6 +43,11 @@ impl Surroundings {
     /// Where Envoy's admin interface is.
     pub fn admin(&self) -> Admin {
         self.lock().admin.clone()
+    }
+
+    /// Whether this process has started Envoy.
+    pub fn settled(&self) -> bool {
+        self.lock().settled
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {

@@ -264,13 +264,22 @@ upstream = "{url}"
     ///
     /// When it cannot be rendered.
     pub fn bootstrap(&self) -> Result<String> {
+        self.bootstrap_for(self.simulator.url())
+    }
+
+    /// The same with the API at another address.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be rendered.
+    pub fn bootstrap_for(&self, upstream: &str) -> Result<String> {
         let key = |(name, key): &(&str, &str)| Ok(ClientKey::of_key(name.parse()?, key.as_bytes()));
         let client_keys: Result<Vec<_>> = self.plan.client_keys.iter().map(key).collect();
         let filter = self.plan.filter.clone().map_or_else(filter_module, Ok)?;
         let client_keys = [client_keys?, self.plan.limited_keys.clone()].concat();
         Ok(bootstrap::render(&bootstrap::Settings {
             listen: SocketAddr::new(self.plan.host, 0),
-            upstream: &self.simulator.url().parse()?,
+            upstream: &upstream.parse()?,
             filter: &filter,
             socket: &self.socket(),
             admin: &self.admin_socket(),

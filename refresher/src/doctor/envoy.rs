@@ -17,11 +17,11 @@ use crate::up::files::Files;
 /// How a Wasm module of the one version that there is begins.
 const MAGIC: [u8; 8] = *b"\0asm\x01\0\0\0";
 
-pub(super) async fn program(config: &Config) -> (Vec<Finding>, Option<Program>) {
+pub(super) async fn program(config: &Config) -> (Finding, Option<Program>) {
     match find(config).await {
         Ok((program, version)) => {
             let says = format!("{}: Envoy {version}, with V8", program.path().display());
-            (vec![Finding::ok(says)], Some(program))
+            (Finding::ok(says), Some(program))
         }
         Err(error) => {
             let remedy = match &error {
@@ -33,7 +33,7 @@ pub(super) async fn program(config: &Config) -> (Vec<Finding>, Option<Program>) 
                 }
                 _ => "name an Envoy in ENVOY_BIN or envoy.bin".to_owned(),
             };
-            (vec![Finding::fail(chain::line(&error), remedy)], None)
+            (Finding::fail(chain::line(&error), remedy), None)
         }
     }
 }
@@ -45,12 +45,12 @@ async fn find(config: &Config) -> Result<(Program, String), Error> {
     Ok((program, version))
 }
 
-pub(super) fn filter(config: &Config) -> (Vec<Finding>, Option<Files>) {
+pub(super) fn filter(config: &Config) -> (Finding, Option<Files>) {
     const REMEDY: &str =
         "name filter.wasm in TORCHBEARER_FILTER or envoy.filter, or put it beside this program";
     let files = match Files::of(config) {
         Ok(files) => files,
-        Err(error) => return (vec![Finding::fail(chain::line(&error), REMEDY)], None),
+        Err(error) => return (Finding::fail(chain::line(&error), REMEDY), None),
     };
     let shown = files.filter.display();
     let begins = std::fs::File::open(&files.filter).and_then(|mut file| {
@@ -61,36 +61,44 @@ pub(super) fn filter(config: &Config) -> (Vec<Finding>, Option<Files>) {
     match begins {
         Err(error) => {
             let says = format!("{shown}: cannot be read: {error}");
-            (vec![Finding::fail(says, format!("chmod a+r {shown}"))], None)
+            (Finding::fail(says, format!("chmod a+r {shown}")), None)
         }
         Ok((begins, _)) if begins != MAGIC => {
-            (vec![Finding::fail(format!("{shown}: is no Wasm module"), REMEDY)], None)
+            (Finding::fail(format!("{shown}: is no Wasm module"), REMEDY), None)
         }
         Ok((_, bytes)) => {
-            (vec![Finding::ok(format!("{shown}: a Wasm module of {bytes} bytes"))], Some(files))
+            (Finding::ok(format!("{shown}: a Wasm module of {bytes} bytes")), Some(files))
         }
     }
 }
 
 /// Has Envoy check what `up` would start it with.
-pub(super) async fn bootstrap(config: &Config, program: &Program, files: &Files) -> Vec<Finding> {
+pub(super) async fn bootstrap(config: &Config, program: &Program, files: &Files) -> Finding {
     let listen = SocketAddr::new(config.listener.host, config.listener.port);
     let text = match files.bootstrap(config, listen) {
         Ok(text) => text,
         Err(error) => {
             let says = format!("cannot be made from the settings: {}", chain::line(&error));
-            return vec![Finding::fail(says, "change the setting that is named")];
+            return Finding::fail(says, "change the setting that is named");
         }
     };
     let says = match validate(program, &text).await {
-        Ok(None) => return vec![Finding::ok("Envoy accepts what the settings make of it")],
+        Ok(None) => return Finding::ok("Envoy accepts what the settings make of it"),
         Ok(Some(reason)) => format!("Envoy refuses it: {reason}"),
         Err(error) => format!("Envoy cannot be asked: {error}"),
     };
-    vec![Finding::fail(
+    Finding::fail(
         says,
         "change the setting that this is about, or use an Envoy of the version that is documented",
-    )]
+    )
+}
+
+/// The same where there is nothing to check it with, and nothing that needs it.
+pub(super) fn bootstrap_elsewhere() -> Finding {
+    Finding::warn(
+        "not looked at: your Envoy has its own",
+        "where that Envoy is: envoy --mode validate -c FILE",
+    )
 }
 
 /// The configuration goes through a pipe: no file has to be made for it. Answers with the reason

@@ -8,6 +8,24 @@ use crate::status::words::count;
 /// The check that sends a request to the API.
 pub const REQUEST: &str = "request";
 
+/// The names of all checks, in the order in which they are told.
+pub const CHECKS: [&str; 14] = [
+    "settings",
+    "state",
+    "clock",
+    "envoy",
+    "filter",
+    "bootstrap",
+    "listener",
+    "socket",
+    "provider",
+    "token",
+    "client keys",
+    "api",
+    "workers",
+    REQUEST,
+];
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,6 +97,18 @@ impl Finding {
     /// It does not work until somebody logs in.
     pub fn login(says: impl Into<String>, command: impl Into<String>) -> Self {
         Self { login: true, ..Self::fail(says, command) }
+    }
+
+    /// The same where it does no harm, for this reason: what does not work is something to look at.
+    #[must_use]
+    pub fn harmless(self, because: Option<&str>) -> Self {
+        match (self.verdict, because) {
+            (Verdict::Fail, Some(because)) => {
+                let says = format!("{}; only `refresher up` needs it, and {because}", self.says);
+                Self { verdict: Verdict::Warn, says, ..self }
+            }
+            _ => self,
+        }
     }
 
     /// It could not be looked at.

@@ -83,6 +83,7 @@ impl Service {
             at: now.unix(),
             health: self.health(now),
             workers: self.workers.list(now),
+            starts_envoy: Some(self.surroundings.settled()),
             envoy: None,
         }
     }

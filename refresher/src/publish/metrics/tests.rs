@@ -20,6 +20,7 @@ fn overview() -> Overview {
     Overview {
         version: "1.2.3".to_owned(),
         started_at: 900,
+        starts_envoy: Some(true),
         at: 1000,
         health: Health {
             status: "degraded".to_owned(),

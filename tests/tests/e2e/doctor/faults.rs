@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
+use refresher::doctor::report::CHECKS;
 use serde_json::json;
 use simulator::{Fault, Target};
 use tests::{Stack, eventually, own_port, unix_now};
 
-use super::{Call, Diagnosis, Missed, arrived, small, stand_in};
+use super::{Call, Diagnosis, Missed, arrived, known, small, stand_in, started};
 
 async fn diagnose(stack: &Stack) -> Result<Diagnosis> {
     Call::new(stack)?.diagnose(stack).await
@@ -24,7 +25,7 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
 
 #[tokio::test]
 async fn all_is_good_only_if_a_request_went_through() -> Result<()> {
-    let stack = Stack::start(small()).await?;
+    let stack = started().await?;
     let before = arrived(&stack);
     diagnose(&stack).await?.expect(0, &[])?;
     ensure!(arrived(&stack) == before + 1, "no request reached the API");
@@ -33,21 +34,28 @@ async fn all_is_good_only_if_a_request_went_through() -> Result<()> {
     ensure!(code == Some(0) && last.starts_with("all good"), "{text}");
     ensure!(!text.contains('\u{1b}') && arrived(&stack) == before + 2, "{text}");
     let ok = |line: &&str| line.get(13..).is_some_and(|rest| rest.starts_with("ok "));
-    // The workers are the one thing that may be unknown.
-    ensure!(text.lines().filter(ok).count() + 1 >= super::NAMES.len(), "{text}");
+    ensure!(text.lines().filter(ok).count() == CHECKS.len(), "{text}");
+    // In the order in which the documentation shows them.
+    let readme = include_str!("../../../../README.md");
+    let screen = readme.split_once("$ refresher doctor\n").context("no screen of doctor")?.1;
+    let named = |text: &str| -> Vec<String> {
+        let lines = text.lines().take_while(|line| !line.starts_with("```"));
+        let names = lines.filter_map(|line| Some(line.get(..13)?.trim().to_owned()));
+        names.filter(|name| CHECKS.contains(&name.as_str())).collect()
+    };
+    ensure!(named(screen) == CHECKS && named(&text) == CHECKS, "{text}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
-    let stack = Stack::start(small()).await?;
+    let stack = started().await?;
     let (dir, state) = (stack.dir(), stack.state_dir());
     let mut missed = Missed::default();
 
     // Without settings nothing else is known.
     let call = Call::new(&stack)?.configured(|text| format!("colour = 1\n{text}"))?;
-    let all: Vec<_> =
-        super::NAMES.iter().skip(1).map(|name| (*name, "skipped", "settings")).collect();
+    let all: Vec<_> = CHECKS.iter().skip(1).map(|name| (*name, "skipped", "settings")).collect();
     let odd = [&[("settings", "fail", "colour: unknown setting")], &all[..]].concat();
     missed.note("unknown setting", call.diagnose(&stack).await?.expect(1, &odd));
     let call = Call::new(&stack)?.env("TOKEN_REFRESH_WINDOW", "5");
@@ -78,48 +86,95 @@ async fn a_fault_of_files_and_programs_is_named() -> Result<()> {
     missed.note("link", diagnose(&stack).await?.expect(1, &[("state", "fail", "a symbolic link")]));
     fs::remove_file(&link)?;
 
+    missed.none()
+}
+
+/// What only `up` needs: its absence is a failure, and a warning where Envoy is somebody else's.
+#[tokio::test]
+async fn an_envoy_that_up_could_not_start_is_named() -> Result<()> {
+    let mut stack = Stack::prepare(small()).await?;
+    stack.login().await?;
+    let dir = stack.dir().to_owned();
     let says =
         |version: &str| format!("echo 'envoy  version: abc/{version}/Clean/RELEASE/BoringSSL'");
-    let no_bootstrap = ("bootstrap", "skipped", "no Envoy");
-    for (program, words) in [
-        (dir.join("missing"), "cannot be run"),
-        (stand_in(dir, "old", &says("1.36.4"))?, "accepted: 1.37 or newer"),
-        (stand_in(dir, "without-v8", &says("1.40.0"))?, "built without envoy.wasm.runtime.v8"),
-    ] {
-        let call = Call::new(&stack)?.env("ENVOY_BIN", program);
-        missed.note(
-            words,
-            call.diagnose(&stack).await?.expect(1, &[("envoy", "fail", words), no_bootstrap]),
-        );
-    }
     let text = dir.join("text.wasm");
     fs::write(&text, "no module")?;
-    let no_bootstrap = ("bootstrap", "skipped", "no filter");
-    for (filter, words) in [(dir.join("gone.wasm"), "no filter there"), (text, "is no Wasm module")]
-    {
-        let call = Call::new(&stack)?.env("TORCHBEARER_FILTER", filter);
-        missed.note(
-            words,
-            call.diagnose(&stack).await?.expect(1, &[("filter", "fail", words), no_bootstrap]),
-        );
-    }
     // An Envoy that is what it has to be, and does not take the configuration.
-    let real = tests::envoy_binary()?;
     let script = format!(
         "case \"$*\" in *validate*) echo 'error initializing configuration: no such field' >&2; exit 1;; esac\nexec {} \"$@\"",
-        real.display()
+        tests::envoy_binary()?.display()
     );
-    let call = Call::new(&stack)?.env("ENVOY_BIN", stand_in(dir, "picky", &script)?);
-    missed.note(
-        "bootstrap",
-        call.diagnose(&stack).await?.expect(1, &[("bootstrap", "fail", "no such field")]),
-    );
+    let picky = stand_in(&dir, "picky", &script)?;
+    let missing = dir.join("missing");
+    let faults = [
+        ("ENVOY_BIN", missing.clone(), "envoy", "cannot be run", "no Envoy"),
+        (
+            "ENVOY_BIN",
+            stand_in(&dir, "old", &says("1.36.4"))?,
+            "envoy",
+            "1.37 or newer",
+            "no Envoy",
+        ),
+        (
+            "ENVOY_BIN",
+            stand_in(&dir, "bare", &says("1.40.0"))?,
+            "envoy",
+            "built without",
+            "no Envoy",
+        ),
+        ("TORCHBEARER_FILTER", dir.join("gone.wasm"), "filter", "no filter there", "no filter"),
+        ("TORCHBEARER_FILTER", text, "filter", "is no Wasm module", "no filter"),
+        ("ENVOY_BIN", picky, "bootstrap", "no such field", ""),
+    ];
+    let port = tests::free_port()?.to_string();
+    let idle = [
+        ("socket", "fail", "no refresher runs"),
+        ("workers", "skipped", "no refresher"),
+        ("request", "skipped", "no Envoy"),
+    ];
+    let mut missed = Missed::default();
+    for (variable, value, check, words, skipped) in &faults {
+        let call = Call::new(&stack)?.env(variable, value).env("PROXY_PORT", &port);
+        let fault = (*check, "fail", *words);
+        let odd = match *check {
+            "bootstrap" => [&idle[..], &[fault]].concat(),
+            _ => [&idle[..], &[fault, ("bootstrap", "skipped", *skipped)]].concat(),
+        };
+        missed.note(words, call.diagnose(&stack).await?.expect(1, &odd));
+    }
+    // The settings speak of an Envoy that `up` does not start.
+    let elsewhere = ("bootstrap", "warn", "your Envoy has its own");
+    let named = |text: &str| format!("{text}\n[envoy]\nadmin = \"http://127.0.0.1:9\"\n");
+    let call = Call::new(&stack)?.env("ENVOY_BIN", &missing).env("PROXY_PORT", &port);
+    let odd = [&idle[..], &[("envoy", "warn", "envoy.admin names an Envoy"), elsewhere]].concat();
+    missed.note("named", call.configured(named)?.diagnose(&stack).await?.expect(1, &odd));
+
+    // So does a refresher that runs by `serve`: with it all can be good.
+    stack.start_refresher().await?;
+    stack.start_envoy().await?;
+    known(&stack).await?;
+    for (variable, value, check, words, _) in &faults {
+        let call = Call::new(&stack)?.env(variable, value);
+        let found = call.diagnose(&stack).await?;
+        let said = found.of(check).iter().any(|it| it["says"].to_string().contains(words));
+        ensure!(said, "{words}: {}", found.report);
+        let fault = (*check, "warn", "needs it, and `refresher serve` runs");
+        let odd = [fault, elsewhere];
+        let odd = if *check == "bootstrap" { &odd[..1] } else { &odd[..] };
+        missed.note(&format!("{words}, with serve"), found.expect(0, odd));
+    }
+    // And so does an Envoy that answers.
+    stack.take_refresher()?.stop().await?;
+    let call = Call::new(&stack)?.env("ENVOY_BIN", &missing);
+    let odd =
+        [("envoy", "warn", "an Envoy that it did not start answers"), elsewhere, idle[0], idle[1]];
+    missed.note("answers", call.diagnose(&stack).await?.expect(1, &odd));
     missed.none()
 }
 
 #[tokio::test]
 async fn a_fault_of_the_provider_or_the_api_is_named() -> Result<()> {
-    let stack = Stack::start(small()).await?;
+    let stack = started().await?;
     let provider = stack.provider();
     let discovery = || Fault::new(Target::Discovery);
     let dated = |seconds: i64| {
@@ -182,7 +237,7 @@ async fn a_fault_of_the_provider_or_the_api_is_named() -> Result<()> {
 
 #[tokio::test]
 async fn what_does_not_run_is_named() -> Result<()> {
-    let mut stack = Stack::start(small()).await?;
+    let mut stack = started().await?;
     diagnose(&stack).await?.expect(0, &[])?;
     let before = arrived(&stack);
     // Envoy goes on serving what it has, for a while: a request alone does not make all good.
@@ -196,6 +251,7 @@ async fn what_does_not_run_is_named() -> Result<()> {
     let absent = ("socket", "fail", "no refresher runs");
     missed.note("stopped", diagnose(&stack).await?.expect(1, &[absent, workers]));
     stack.start_refresher().await?;
+    known(&stack).await?;
     diagnose(&stack).await?.expect(0, &[])?;
 
     // For the doctor's settings the refresher is another provider's.
@@ -234,9 +290,8 @@ async fn an_api_that_is_down_is_named() -> Result<()> {
     drop(closed);
     let elsewhere = format!("http://127.0.0.1:{port}");
     let here = stack.provider_url().to_owned();
-    let own: u16 = here.rsplit(':').next().context("no port")?.parse()?;
-    let bootstrap = stack.bootstrap()?.replace(&own.to_string(), &port.to_string());
-    stack.start_envoy_with(&bootstrap).await?;
+    stack.start_envoy_with(&stack.bootstrap_for(&elsewhere)?).await?;
+    known(&stack).await?;
     let upstream = |url: &str| format!("upstream = \"{url}\"");
     let call = Call::new(&stack)?
         .configured(|text| text.replace(&upstream(&here), &upstream(&elsewhere)))?;

@@ -29,6 +29,7 @@ async fn with_client_keys_one_is_needed_to_say_that_all_is_good() -> Result<()> 
     };
     let address = up.printed(START, address).await?;
 
+    super::known(&stack).await?;
     // Where it listens is known from Envoy itself.
     let call = || {
         Ok::<_, anyhow::Error>(Call::new(&stack)?.env("PROXY_PORT", "0").env("PROXY_API_KEY", KEY))
@@ -36,6 +37,12 @@ async fn with_client_keys_one_is_needed_to_say_that_all_is_good() -> Result<()> 
     let found = call()?.env("TORCHBEARER_CLIENT_KEY", KEY).diagnose(&stack).await?;
     found.expect(0, &[("listener", "ok", &format!("Envoy listens on {address}"))])?;
     ensure!(arrived(&stack) > 0, "no request reached the API");
+
+    // It runs, and could not start again.
+    let missing = stack.dir().join("missing");
+    let call_again = call()?.env("TORCHBEARER_CLIENT_KEY", KEY).env("ENVOY_BIN", missing);
+    let odd = [("envoy", "fail", "cannot be run"), ("bootstrap", "skipped", "no Envoy")];
+    call_again.diagnose(&stack).await?.expect(1, &odd)?;
 
     let without = call()?.diagnose(&stack).await?;
     // The refresher can have a way in of its own.

@@ -1,15 +1,12 @@
 //! Logins that are missing, or have ended.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tests::{Stack, eventually, unix_request};
 
-use super::{Call, small};
-
-const SOON: Duration = Duration::from_secs(20);
+use super::{Call, SOON, known, small};
 
 #[tokio::test]
 async fn a_login_that_is_missing_or_has_ended_is_named() -> Result<()> {
@@ -30,6 +27,7 @@ async fn a_login_that_is_missing_or_has_ended_is_named() -> Result<()> {
 
     stack.start_refresher().await?;
     stack.start_envoy().await?;
+    known(&stack).await?;
     let token = ("token", "fail", "no login that holds (never_logged_in)");
     let request = ("request", "fail", "a login is required");
     Call::new(&stack)?.diagnose(&stack).await?.expect(3, &[token, request])?;
@@ -50,6 +48,7 @@ async fn a_login_that_is_missing_or_has_ended_is_named() -> Result<()> {
         (answer.status == 409).then_some(())
     });
     dead.await.context("the grant does not end")?;
+    known(&stack).await?;
     let found = Call::new(&stack)?.diagnose(&stack).await?;
     let token = ("token", "warn", "the login has ended");
     found.expect(if found.code == Some(3) { 3 } else { 1 }, &[token, ("request", "fail", "")])?;

@@ -11,11 +11,10 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tests::Stack;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Call, Missed, small};
+use super::{Call, Missed, started};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -62,7 +61,7 @@ impl Authority {
 
 #[tokio::test]
 async fn what_is_wrong_with_the_apis_certificate_is_told_apart() -> Result<()> {
-    let stack = Stack::start(small()).await?;
+    let stack = started().await?;
     let known = Authority::new("the one that is trusted")?;
     let bundle = stack.dir().join("trusted.pem");
     known.save(&bundle)?;
