@@ -9,6 +9,7 @@ mod keys;
 mod output;
 mod page;
 mod pages;
+mod progress;
 mod service;
 mod status;
 
@@ -29,6 +30,7 @@ use crate::signals::Signals;
 use crate::{chain, login, logout, serve, up};
 use args::{Arguments, Command, LoginArguments};
 use output::Output;
+use progress::Progress;
 
 pub use exit::Exit;
 
@@ -75,7 +77,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let overrides = arguments.common.overrides(&command);
     if let Command::Doctor(arguments) = &command {
         // It looks at the settings itself.
-        return runtime()?.block_on(doctor::perform(&overrides, arguments));
+        return runtime()?.block_on(doctor::perform(&overrides, arguments, output));
     }
     if let Command::Config { command } = &command {
         return runtime()?.block_on(config::perform(command, &overrides, output));
@@ -110,7 +112,9 @@ async fn perform(
         Command::Login(arguments) => log_in(&config, &arguments, output).await,
         Command::Logout { credential, json } => {
             let output = Output { json, ..output };
-            let farewell = logout::run(&config, &credential).await?;
+            let farewell = logout::run(&config, &credential);
+            let progress = Progress::new(output);
+            let farewell = progress.during("revoking the login at the provider", farewell).await?;
             let line = farewell.line(&credential, &config.provider.name);
             let told = !matches!(farewell, logout::Farewell::Untold(_));
             let result = json!({"provider": config.provider.name, "credential": credential,
@@ -140,7 +144,7 @@ async fn perform(
             Ok(Exit::Done)
         }
         Command::Page { no_browser } => page::perform(&config, no_browser).await,
-        Command::Status(arguments) => status::perform(&config, &arguments).await,
+        Command::Status(arguments) => status::perform(&config, &arguments, output).await,
         // They are done, or other commands, by now; see `run`, `Command::modern` and `main`.
         Command::Config { .. }
         | Command::Completions { .. }
@@ -164,8 +168,11 @@ async fn log_in(
     let credential = &arguments.credential;
     let work = async {
         if arguments.device {
-            let terminal = !output.json && std::io::stdout().is_terminal();
-            let display = if terminal { Display::Terminal } else { Display::Plain };
+            let display = match !output.json && std::io::stdout().is_terminal() {
+                _ if output.quiet => Display::Quiet,
+                true => Display::Terminal,
+                false => Display::Plain,
+            };
             device::login(config, credential, display, &mut out).await
         } else {
             let options =

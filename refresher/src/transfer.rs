@@ -6,8 +6,9 @@ pub mod script;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use crate::config::Config;
@@ -16,6 +17,9 @@ use script::Restart;
 
 /// What ssh itself ends with when it could not connect or log in.
 const SSH_FAILED: i32 = 255;
+
+/// How long what was printed is read after the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
@@ -148,24 +152,34 @@ pub fn reauth_command(plan: &Plan) -> String {
     plan.destination.line(true, &login)
 }
 
-/// Exports, sends and imports; then restarts and checks, where that is asked for. What the other
-/// side prints goes where our own output goes.
+/// What happens while a login is on its way.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step begins.
+    Begins(&'static str),
+    /// The other side has printed this on standard output.
+    Printed(&'a [u8]),
+    /// The other side, or ssh, has said this on standard error.
+    Said(&'a [u8]),
+}
+
+/// Exports, sends and imports; then restarts and checks, where that is asked for.
 ///
 /// # Errors
 ///
 /// See [`Error`].
-pub async fn run(config: &Config, plan: &Plan) -> Result<(), Error> {
+pub async fn run(config: &Config, plan: &Plan, tell: impl Fn(Event<'_>)) -> Result<(), Error> {
     let document = export::document(config, &plan.credential).await?;
     let import = script::import(&plan.remote_command, &plan.credential, plan.force);
     let intact = "nothing was left behind there, and the login here is unchanged";
-    step(plan, "the import", &import, &document, intact).await?;
+    step(plan, "the import", &import, &document, intact, &tell).await?;
     if let Some(restart) = &plan.restart {
         let state = "the login is there, but what uses it may not have been restarted";
-        step(plan, "the restart", &script::restart(restart), &[], state).await?;
+        step(plan, "the restart", &script::restart(restart), &[], state, &tell).await?;
     }
     if let Some(url) = &plan.health_url {
         let state = "the login is there; see the logs there";
-        step(plan, "the health check", &script::health(url), &[], state).await?;
+        step(plan, "the health check", &script::health(url), &[], state, &tell).await?;
     }
     Ok(())
 }
@@ -176,23 +190,45 @@ async fn step(
     script: &str,
     input: &[u8],
     state: &'static str,
+    tell: &impl Fn(Event<'_>),
 ) -> Result<(), Error> {
+    tell(Event::Begins(step));
     let mut child = Command::new("ssh")
         .args(plan.destination.arguments(false))
         .arg(script)
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::NoSsh,
             _ => Error::Run(error),
         })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that ends early says why by its exit code.
-        let _ = stdin.write_all(input).await;
-        let _ = stdin.shutdown().await;
-    }
-    let status = child.wait().await.map_err(Error::Run)?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let send = async {
+        if let Some(mut stdin) = stdin {
+            // One that ends early says why by its exit code.
+            let _ = stdin.write_all(input).await;
+            let _ = stdin.shutdown().await;
+        }
+    };
+    let printed = relay(stdout, |bytes| tell(Event::Printed(bytes)));
+    let said = relay(stderr, |bytes| tell(Event::Said(bytes)));
+    let mut talk = std::pin::pin!(async { tokio::join!(send, printed, said) });
+    let status = tokio::select! {
+        _ = talk.as_mut() => None,
+        status = child.wait() => Some(status),
+    };
+    let status = match status {
+        None => child.wait().await,
+        // What it has left running may hold its outputs open for long.
+        Some(status) => {
+            let _ = tokio::time::timeout(FAREWELL, talk).await;
+            status
+        }
+    };
+    let status = status.map_err(Error::Run)?;
     let host = || plan.destination.host.as_str().to_owned();
     match status.code() {
         Some(0) => Ok(()),
@@ -201,6 +237,18 @@ async fn step(
             Err(Error::Unreachable { host: host(), check })
         }
         code => Err(Error::Remote { step, host: host(), code: code.unwrap_or(-1), state }),
+    }
+}
+
+/// Tells what comes, to its end.
+async fn relay(from: Option<impl AsyncRead + Unpin>, tell: impl Fn(&[u8])) {
+    let Some(mut from) = from else { return };
+    let mut buffer = [0; 4096];
+    while let Ok(read) = from.read(&mut buffer).await {
+        match buffer.get(..read) {
+            Some(bytes) if read > 0 => tell(bytes),
+            _ => break,
+        }
     }
 }
 

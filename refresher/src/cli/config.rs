@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Exit;
 use super::output::Output;
+use super::progress::Progress;
 use crate::config::show::{self, Sources};
 use crate::config::{self, Config, Overrides, Problems, check, example, schema};
 use crate::up::envoy::Program;
@@ -87,7 +88,8 @@ pub(super) async fn perform(
                 }
             };
             if let (true, true, Some(config)) = (*envoy, problems.is_empty(), &config) {
-                validate(config).await?;
+                let validated = validate(config);
+                Progress::new(output).during("having Envoy look at it", validated).await?;
             }
             report(&problems, config.as_ref(), output)
         }

@@ -1,18 +1,19 @@
 //! `doctor`: the checks on a terminal, line by line, or as JSON.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::Read as _;
 
 use clap::Args;
 use serde_json::json;
 
 use super::Exit;
 use super::keys::Unaccepted;
+use super::output::Output;
+use super::progress::Progress;
 use super::status::{look, print};
 use crate::config::{self, Overrides};
 use crate::doctor::report::{Outcome, Report};
 use crate::doctor::{self, Event, Loaded};
 use crate::keys;
-use crate::login::terminal::CLEAR;
 use crate::secret::Secret;
 use crate::status::screen::{Tone, printable_json};
 
@@ -32,13 +33,14 @@ pub(super) struct DoctorArguments {
 pub(super) async fn perform(
     overrides: &Overrides,
     arguments: &DoctorArguments,
+    output: Output,
 ) -> anyhow::Result<Exit> {
     let env = |name: &str| std::env::var(name).ok();
     let key = client_key(arguments.key_stdin)?;
     let path = config::file_path(overrides, &env);
     let loaded = Loaded { path, config: config::load(overrides, &env) };
     let look = look();
-    let progress = std::io::stdout().is_terminal() && look.colour && !arguments.json;
+    let progress = Progress::new(output);
     let mut failed = None;
     let mut say = |text: &str| {
         if failed.is_none() {
@@ -46,20 +48,17 @@ pub(super) async fn perform(
         }
     };
     let mut show = |event: Event<'_>| match event {
-        _ if arguments.json => {}
-        Event::Begins(name) if progress => say(&format!("{CLEAR}{name} …")),
-        Event::Begins(_) => {}
+        Event::Begins(name) => progress.begin(&format!("looking at: {name}")),
+        Event::Found(_) if arguments.json => progress.end(),
         Event::Found(check) => {
-            let clear = if progress { CLEAR } else { "" };
-            say(&format!("{clear}{}", check.show(look)));
+            progress.end();
+            say(&check.show(look));
         }
     };
     let report = tokio::select! {
-        report = doctor::run(loaded, key.as_ref(), &mut show) => report,
+        report = progress.watch(doctor::run(loaded, key.as_ref(), &mut show)) => report,
         () = super::stopped() => {
-            if progress {
-                say(CLEAR);
-            }
+            progress.end();
             return Ok(Exit::Cancelled);
         }
     };
@@ -70,8 +69,7 @@ pub(super) async fn perform(
             Outcome::AllGood => Tone::Good,
             Outcome::LoginRequired | Outcome::Failed => Tone::Bad,
         };
-        let clear = if progress { CLEAR } else { "" };
-        say(&format!("{clear}{}\n", look.paint(tone, &report.sum_up())));
+        say(&format!("{}\n", look.paint(tone, &report.sum_up())));
     }
     match failed {
         Some(error) => Err(error),

@@ -10,13 +10,14 @@ use url::Url;
 use super::Exit;
 use super::args::credential;
 use super::output::Output;
+use super::progress::Progress;
 use crate::config::Config;
 use crate::export;
 use crate::import::format::Format;
 use crate::import::judge::is_client;
 use crate::import::{self, Options, Outcome};
 use crate::transfer::script::{Restart, is_command};
-use crate::transfer::{self, Destination, HOST_RULE, Host, Plan};
+use crate::transfer::{self, Destination, Event, HOST_RULE, Host, Plan};
 
 const FORMATS: &str = "hermes, grok-cli, python-proxy, rust-proxy or torchbearer";
 
@@ -102,7 +103,8 @@ pub(super) async fn import(
         json!({"provider": provider, "credential": credential, "from": format.name(),
                "imported": imported})
     };
-    match import::run(config, &credential, &source, &options).await? {
+    let taken = import::run(config, &credential, &source, &options);
+    match Progress::new(output).during("asking the provider for its endpoints", taken).await? {
         Outcome::Imported(format) => {
             let line = format!(
                 "imported the login of {} to {provider} as credential {credential}",
@@ -174,11 +176,21 @@ pub(super) async fn transfer(
         output.text(&format!("{}\n", transfer::reauth_command(&plan)))?;
         return Ok(Exit::Done);
     }
-    tokio::select! {
-        result = transfer::run(config, &plan) => result?,
-        () = super::stopped() => return Ok(Exit::Cancelled),
-    }
     let host = plan.destination.host.as_str();
+    let progress = Progress::new(output);
+    let tell = |event: Event<'_>| match event {
+        Event::Begins(step) => progress.begin(&format!("waiting for {step} on {host}")),
+        // Not a result of ours.
+        Event::Printed(_) if output.quiet => {}
+        Event::Printed(bytes) | Event::Said(bytes) => progress.pass(bytes),
+    };
+    tokio::select! {
+        result = progress.watch(transfer::run(config, &plan, tell)) => result?,
+        () = super::stopped() => {
+            progress.end();
+            return Ok(Exit::Cancelled);
+        }
+    }
     let result =
         json!({"provider": config.provider.name, "credential": plan.credential, "host": host});
     output.done(&result, &format!("credential {} is on {host}", plan.credential))?;

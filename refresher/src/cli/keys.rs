@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Exit;
 use super::output::Output;
+use super::progress::Progress;
 use crate::config::Config;
 use crate::import::moment;
 use crate::keys::listing::{self, Place, Row};
@@ -189,7 +190,9 @@ fn explain(secret: Option<&Secret>, brought: bool, output: Output) {
 /// Has a running refresher publish what the file says now, and waits for that.
 async fn conclude(config: &Config, file: &KeyFile, output: Output) -> anyhow::Result<Exit> {
     let socket = config.socket.display();
-    let problem = match http::ask_socket(&config.socket, RELOAD_PATH, true, NOTICE).await {
+    let asked = http::ask_socket(&config.socket, RELOAD_PATH, true, NOTICE);
+    let waits = "waiting for the refresher to publish it";
+    let problem = match Progress::new(output).during(waits, asked).await {
         Err(http::Error::NotSent(_)) => {
             output.note(format!("in force as soon as a refresher serves; none does on {socket}"));
             return Ok(Exit::Done);

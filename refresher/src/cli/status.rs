@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::output::Output;
+use super::progress::Progress;
 use super::{Exit, stopped};
 use crate::config::Config;
 use crate::keys::duration;
@@ -39,13 +41,21 @@ fn seconds(text: &str) -> Result<u64, String> {
     duration::parse(text).ok_or_else(|| format!("accepted: {}", duration::RULE))
 }
 
-pub(super) async fn perform(config: &Config, arguments: &StatusArguments) -> anyhow::Result<Exit> {
+pub(super) async fn perform(
+    config: &Config,
+    arguments: &StatusArguments,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let progress = Progress::new(output);
     let StatusArguments { json, watch, wait_generation, timeout } = *arguments;
     match (wait_generation, watch) {
-        (Some(wanted), _) => wait_for(config, wanted, Duration::from_secs(timeout), json).await,
+        (Some(wanted), _) => {
+            wait_for(config, wanted, Duration::from_secs(timeout), json, &progress).await
+        }
         (None, Some(seconds)) => observe(config, Duration::from_secs(seconds), json).await,
         (None, None) => {
-            let report = status::collect(config).await?;
+            let report = status::collect(config);
+            let report = progress.during("asking the refresher", report).await?;
             let text = if json {
                 printable_json(&serde_json::to_string_pretty(&report)?) + "\n"
             } else {
@@ -97,10 +107,17 @@ async fn wait_for(
     wanted: Wanted,
     timeout: Duration,
     json: bool,
+    progress: &Progress,
 ) -> anyhow::Result<Exit> {
     let socket = config.socket.display().to_string();
     let mut wanted = wanted;
     let mut last = wait::judge(wanted, None, &socket);
+    let waits = match wanted {
+        Wanted::Current => "waiting for all workers to serve what is published".to_owned(),
+        Wanted::Generation(generation) => {
+            format!("waiting for all workers to serve generation {generation}")
+        }
+    };
     let reached = tokio::time::timeout(timeout, async {
         loop {
             let overview = status::ask(config).await;
@@ -115,8 +132,11 @@ async fn wait_for(
         }
     });
     let reached = tokio::select! {
-        reached = reached => reached.is_ok(),
-        () = stopped() => return Ok(Exit::Cancelled),
+        reached = progress.during(&waits, reached) => reached.is_ok(),
+        () = stopped() => {
+            progress.end();
+            return Ok(Exit::Cancelled);
+        }
     };
     if json {
         print(&(printable_json(&serde_json::to_string(&last)?) + "\n"))?;

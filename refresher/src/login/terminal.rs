@@ -3,13 +3,15 @@
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
-/// Where a login writes to.
+/// How a login is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Display {
     /// A file, a pipe, a service's log: lines that stay.
     Plain,
     /// A terminal: a QR code, and a line that is redrawn while waiting.
     Terminal,
+    /// What one has to do, and no word more.
+    Quiet,
 }
 
 /// The widest QR code that is shown, in columns.

@@ -98,7 +98,9 @@ async fn a_login_is_sent_to_another_machine_and_lives_on_there() {
         ])
         .await;
     assert_eq!(ended.code, Some(0), "{}", ended.err);
-    assert!(ended.out.ends_with("credential default is on me@server\n"), "{}", ended.out);
+    // What is printed there is no result of ours.
+    assert_eq!(ended.out, "credential default is on me@server\n");
+    assert!(ended.err.contains("imported the login of "), "{}", ended.err);
     assert!(ended.err.contains("only one of the two copies works"), "{}", ended.err);
     assert!(restarted.exists());
     let before = "-o\nBatchMode=yes\n-T\n-i\n/keys/my key\n-p\n2222\n--\nme@server\nsh -c ";
@@ -108,6 +110,20 @@ async fn a_login_is_sent_to_another_machine_and_lives_on_there() {
     assert_eq!(grant.refresh_token.expose(), machines.refresh_token);
     rotates(&machines.there, &grant).await;
     assert_eq!(machines.simulator.control().summary().spent_twice, 0);
+}
+
+#[tokio::test]
+async fn a_transfer_says_what_it_waits_for_and_its_json_is_pure() {
+    let machines = Machines::new().await;
+    machines.program("ssh", "sleep 1.3; for last; do :; done; exec sh -c \"$last\"");
+    let ended = machines.transfer(&["--json"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let result: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(result["host"], "me@server");
+    assert!(ended.err.starts_with("refresher: waiting for the import on me@server …\n"));
+    let ended = machines.transfer(&["--quiet", "--restart", "echo restarted; sleep 60 &"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""), "{}", ended.err);
+    assert!(!ended.err.contains('…') && !ended.err.contains("restarted"), "{}", ended.err);
 }
 
 #[tokio::test]

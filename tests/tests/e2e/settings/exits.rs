@@ -58,6 +58,16 @@ async fn quiet_commands_say_only_what_was_asked_for_and_json_is_one_object() -> 
     let object = |said: &str| serde_json::from_str::<Value>(said).context(said.to_owned());
     let (said, errors) = ends(&mut command(&stack, &["login", "--device", "--json"])?, 0).await?;
     ensure!(object(&said)?["credential"] == "default" && errors.contains("enter the code"));
+    // What one has to do for a login is said all the same, and that it waits for it is not.
+    let quiet = ["login", "--device", "-q", "--credential", "quiet"];
+    let (said, errors) = ends(&mut command(&stack, &quiet)?, 0).await?;
+    ensure!(said.contains("enter the code") && errors.is_empty(), "{said}{errors}");
+    ensure!(!said.contains("waiting") && !said.contains("logged in"), "{said}");
+    let (mut terminal, _keyboard) =
+        Process::start_on_terminal("quiet", stack.dir(), command(&stack, &quiet)?)?;
+    ensure!(terminal.wait(LIMIT).await?.success(), "{}", terminal.log());
+    let shown = terminal.log();
+    ensure!(shown.contains("enter the code") && !shown.contains("waiting"), "{shown}");
     let (key, errors) = ends(&mut command(&stack, &["-q", "keys", "add", "alice"])?, 0).await?;
     ensure!(key.trim().len() > 40 && errors.is_empty(), "{errors}");
     let (said, errors) = ends(&mut command(&stack, &["keys", "revoke", "alice", "-q"])?, 0).await?;
@@ -73,5 +83,41 @@ async fn quiet_commands_say_only_what_was_asked_for_and_json_is_one_object() -> 
     let mut check = command(&stack, &["config", "check"])?;
     let (said, _) = ends(check.env("CLICOLOR_FORCE", "1"), 0).await?;
     ensure!(!said.contains('\u{1b}'), "{said:?}");
+    Ok(())
+}
+
+/// A provider that does not answer is what there is to wait for.
+#[tokio::test]
+async fn what_takes_long_is_said_on_standard_error_unless_all_is_to_be_quiet() -> Result<()> {
+    let stack = Stack::prepare(Plan { login: false, ..Plan::default() }).await?;
+    stack.provider().set_fault(Fault { silence: true, ..Fault::new(Target::Discovery) });
+    let port = tests::free_port()?.to_string();
+    let doctor = |arguments: &[&str]| {
+        let mut command = command(&stack, &[&["doctor"], arguments].concat())?;
+        command.env("PROXY_PORT", &port);
+        anyhow::Ok(command)
+    };
+    let waits = "looking at: clock";
+    let (mut json, mut plain, mut quiet) =
+        (doctor(&["--json"])?, doctor(&[])?, doctor(&["--json", "--quiet"])?);
+    let (json, plain, quiet) =
+        tokio::join!(ends(&mut json, 1), ends(&mut plain, 1), ends(&mut quiet, 1));
+    let (said, errors) = json?;
+    let document: Value = serde_json::from_str(&said).context(said)?;
+    ensure!(document["all_good"] == false, "{document}");
+    ensure!(errors.matches(waits).count() == 1 && !errors.contains(['\r', '\u{1b}']), "{errors}");
+    let (said, errors) = plain?;
+    ensure!(!said.contains(waits) && errors.contains(waits), "{said}{errors}");
+    let (said, errors) = quiet?;
+    ensure!(serde_json::from_str::<Value>(&said).is_ok() && errors.is_empty(), "{said}{errors}");
+
+    // On a terminal it is one line, which gives way to what is found.
+    let mut command = doctor(&[])?;
+    command.env("TERM", "xterm");
+    let (mut terminal, _keyboard) = Process::start_on_terminal("doctor", stack.dir(), command)?;
+    ensure!(terminal.wait(LIMIT).await?.code() == Some(1), "{}", terminal.log());
+    let shown = terminal.log();
+    let drawn = format!("\r\u{1b}[K{waits} … 1 s\r\u{1b}[K");
+    ensure!(shown.contains(&drawn), "{shown:?}");
     Ok(())
 }
