@@ -51,7 +51,8 @@ impl Answer {
         length == Some(self.body.len()) && self.header("connection") == Some("close")
     }
 
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Reads an answer; none where the bytes do not hold one.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let (head, body) = bytes.split_at(end);
         let head = String::from_utf8_lossy(head);

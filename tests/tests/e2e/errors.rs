@@ -2,6 +2,7 @@
 //! is found. Here those of Envoy itself, over both protocols, as far as they have an answer.
 
 mod own;
+mod rare;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,14 +11,14 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use simulator::{Fault, Target};
-use tests::{Answer, Message, Plan, Protocol, Stack, raw_request};
+use tests::{Answer, Message, Plan, Protocol, Stack, eventually, raw_request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 /// How long Envoy may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A body that Envoy may not hold, where it may hold the least that can be set.
+/// A body that is larger than the least that Envoy can be told to hold.
 const LARGE: usize = 200_000;
 
 /// What a client was told, and what the operator has to find.
@@ -227,18 +228,27 @@ async fn what_envoy_answers_itself_has_a_code_a_sentence_and_an_id_in_the_log() 
 async fn a_body_that_envoy_cannot_hold_until_a_token_is_there_has_the_same_code_and_an_id()
 -> Result<()> {
     let mut plan = Plan { login: false, ..Plan::default() };
+    // The larger of the two is what counts.
     plan.proxy.buffer_bytes = 65_536;
-    plan.proxy.max_replay_body_bytes = 65_536;
+    plan.proxy.max_replay_body_bytes = 262_144;
     let mut stack = Stack::prepare(plan).await?;
     stack.start_envoy().await?;
-    // Over HTTP/2 no more is sent than may be held. The gate does not know yet whether this key will
-    // be published.
-    let message = Message::post("/v1/chat/completions", "x".repeat(LARGE));
-    let message = message.with("x-proxy-api-key", "key-of-alice-0123456789");
-    let outcome = message.send(Protocol::Http1, stack.address).await?;
-    let answer = outcome.answer().with_context(|| outcome.to_string())?;
-    let expected = (413, "body_too_large", "request_payload_too_large");
-    let all = [told("a body without a token", answer, expected)?];
+    // The gate does not know yet whether this key will be published.
+    let message = |size: usize| {
+        let message = Message::post("/v1/chat/completions", "x".repeat(size));
+        message.with("x-proxy-api-key", "key-of-alice-0123456789")
+    };
+    let mut all = Vec::new();
+    let waited = (503, "refresher_unavailable", "refresher_unavailable");
+    for (protocol, size, expected) in [
+        (Protocol::Http1, 270_000, (413, "body_too_large", "request_payload_too_large")),
+        (Protocol::Http1, LARGE, waited),
+        (Protocol::Http2, 60_000, waited),
+    ] {
+        let outcome = message(size).send(protocol, stack.address).await?;
+        let answer = outcome.answer().with_context(|| outcome.to_string())?;
+        all.push(told(&format!("{protocol:?}, {size} bytes without a token"), answer, expected)?);
+    }
     logged(&mut stack, &all).await
 }
 

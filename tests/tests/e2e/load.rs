@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, ensure};
 use refresher::config::Proxy;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustix::process::Signal;
-use serde_json::Value;
 use tests::{Plan, Stack, allow_open_files, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -133,11 +132,8 @@ async fn p03_a_thousand_stalled_readers_leave_memory_bounded() -> Result<()> {
     let mut stack = Stack::prepare(Plan { proxy, ..Plan::default() }).await?;
     stack.login().await?;
     stack.start_refresher().await?;
-    let mut bootstrap: Value = serde_json::from_str(&stack.bootstrap()?)?;
-    let port = "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0\
-                /endpoint/address/socket_address/port_value";
-    *bootstrap.pointer_mut(port).context("the API's port")? = endless().await?.port().into();
-    stack.start_envoy_with(&bootstrap.to_string()).await?;
+    let bootstrap = stack.bootstrap_for(&format!("http://{}", endless().await?))?;
+    stack.start_envoy_with(&bootstrap).await?;
     let get = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let served = async || -> Result<()> { answered(&mut asked(stack.address, get).await?).await };
     served().await?;

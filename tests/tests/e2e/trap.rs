@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::RequestBuilder;
 use rustix::process::Signal;
-use tests::{Plan, Stack, eventually, filter_module};
+use tests::{Message, Plan, Stack, eventually, filter_module};
 use walrus::ir::{BinaryOp, UnaryOp};
 use walrus::{ExportItem, FunctionBuilder, Module, ModuleConfig, ValType};
 
@@ -87,6 +87,18 @@ fn trapping(stack: &Stack, place: Place) -> RequestBuilder {
     request
 }
 
+/// The same request for either protocol.
+pub(crate) fn message(place: Place) -> Message {
+    let fillers = (0..FILLERS).map(|number| format!("x-filler-{number}"));
+    let stripped = match place {
+        Place::Gate => 0..0,
+        Place::Bearer => 0..STRIPPED,
+    };
+    let stripped = stripped.map(|number| format!("x-amzn-oidc-{number}"));
+    let message = Message::get("/v1/models");
+    fillers.chain(stripped).fold(message, |message, name| message.with(name, "x"))
+}
+
 /// Sends a request that traps, and sees to its end: 503 or a reset, at once.
 pub(crate) async fn trap(stack: &Stack, place: Place) -> Result<()> {
     let traps = lost(stack).await?;
@@ -104,7 +116,7 @@ async fn lost(stack: &Stack) -> Result<usize> {
     Ok(stack.envoy()?.log().matches("Function: proxy_on_request_headers failed").count())
 }
 
-async fn serves_again(stack: &Stack) -> Result<()> {
+pub(crate) async fn serves_again(stack: &Stack) -> Result<()> {
     let served = eventually(PAUSE, async || {
         let answer = stack.client.get(stack.url("/v1/models")).send().await.ok()?;
         (answer.status() == 200).then_some(())

@@ -6,6 +6,7 @@ use filter::client::ClientKey;
 const KEY: &str = "key-of-alice-0123456789";
 const NARROW: &str = "key-of-narrow-0123456789";
 const NOBODY: &str = "key-of-nobody-0123456789";
+const SELDOM: &str = "key-of-seldom-0123456789";
 
 #[tokio::test]
 async fn what_the_filter_refuses_has_a_code_a_sentence_and_an_id_in_the_log() -> Result<()> {
@@ -19,9 +20,13 @@ async fn what_the_filter_refuses_has_a_code_a_sentence_and_an_id_in_the_log() ->
         credential: "nobody".to_owned(),
         ..ClientKey::of_key("nobody".parse()?, NOBODY.as_bytes())
     };
+    let seldom = ClientKey {
+        requests_per_minute: 1,
+        ..ClientKey::of_key("seldom".parse()?, SELDOM.as_bytes())
+    };
     let plan = Plan {
         client_keys: vec![("alice", KEY)],
-        limited_keys: vec![narrow, nobody],
+        limited_keys: vec![narrow, nobody, seldom],
         ..Plan::default()
     };
     let mut stack = Stack::start(plan).await?;
@@ -42,6 +47,40 @@ async fn what_the_filter_refuses_has_a_code_a_sentence_and_an_id_in_the_log() ->
         ] {
             let outcome =
                 message.with("x-proxy-api-key", key).send(protocol, stack.address).await?;
+            let answer = outcome.answer().with_context(|| outcome.to_string())?;
+            all.push(told(&format!("{protocol:?} {expected:?}"), answer, expected)?);
+        }
+    }
+    ensure!(stack.provider().requests().is_empty());
+    // One request in a minute, and then no more.
+    let request = || Message::get("/v1/models").with("x-proxy-api-key", SELDOM);
+    ensure!(request().send(Protocol::Http1, stack.address).await?.status() == 200);
+    for protocol in Protocol::ALL {
+        let outcome = request().send(protocol, stack.address).await?;
+        let answer = outcome.answer().with_context(|| outcome.to_string())?;
+        ensure!(answer.header("retry-after").is_some(), "{answer:?}");
+        let expected = (429, "rate_limit_exceeded", "seldom");
+        all.push(told(&format!("{protocol:?} {expected:?}"), answer, expected)?);
+    }
+    logged(&mut stack, &all).await
+}
+
+#[tokio::test]
+async fn what_is_refused_without_client_keys_has_a_code_over_both_protocols() -> Result<()> {
+    let mut stack = Stack::start(Plan::default()).await?;
+    let mut all = Vec::new();
+    for protocol in Protocol::ALL {
+        for (message, expected) in [
+            (
+                Message::get("/v1/models").to("api.example"),
+                (421, "misdirected_request", "misdirected_request"),
+            ),
+            (
+                Message::get("/v1/models").with("origin", "https://evil.example"),
+                (403, "cross_site_request", "cross_site_request"),
+            ),
+        ] {
+            let outcome = message.send(protocol, stack.address).await?;
             let answer = outcome.answer().with_context(|| outcome.to_string())?;
             all.push(told(&format!("{protocol:?} {expected:?}"), answer, expected)?);
         }

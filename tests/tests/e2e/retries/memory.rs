@@ -8,6 +8,7 @@ use serde_json::Value;
 use tests::{Plan, Stack, eventually};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 const UPLOADS: usize = 50;
 
@@ -17,8 +18,14 @@ const EACH_KIB: u64 = (4 + 1 + 1) << 10;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-fn upload() -> Bytes {
-    Bytes::from(vec![b'x'; 16 << 20])
+/// Fifty requests of 16 MiB each, all at once.
+fn uploads(stack: &Stack) -> Vec<JoinHandle<reqwest::Result<reqwest::Response>>> {
+    let body = Bytes::from(vec![b'x'; 16 << 20]);
+    let upload = |_| {
+        let request = stack.client.post(stack.url("/v1/echo")).body(body.clone());
+        tokio::spawn(request.send())
+    };
+    (0..UPLOADS).map(upload).collect()
 }
 
 #[tokio::test]
@@ -27,16 +34,11 @@ async fn large_uploads_are_passed_on_and_not_collected() -> Result<()> {
     let first = stack.client.get(stack.url("/v1/models")).send().await?;
     assert_eq!(first.status(), 200, "the token is there");
     let before = stack.envoy()?.resident_kib()?;
-    let body = upload();
-    let uploads = (0..UPLOADS).map(|_| {
-        let request = stack.client.post(stack.url("/v1/echo")).body(body.clone());
-        tokio::spawn(request.send())
-    });
-    let uploads: Vec<_> = uploads.collect();
+    let uploads = uploads(&stack);
     let mut most = before;
     let done = eventually(LIMIT, async || {
         most = stack.envoy().ok()?.resident_kib().ok()?.max(most);
-        uploads.iter().all(tokio::task::JoinHandle::is_finished).then_some(())
+        uploads.iter().all(JoinHandle::is_finished).then_some(())
     });
     done.await.context("the uploads do not end")?;
     for upload in uploads {
@@ -54,24 +56,15 @@ async fn uploads_to_an_api_that_does_not_read_are_held_within_bounds() -> Result
     stack.login().await?;
     stack.start_refresher().await?;
     let silent = TcpListener::bind("127.0.0.1:0").await?;
-    let mut bootstrap: Value = serde_json::from_str(&stack.bootstrap()?)?;
-    let endpoint =
-        "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint";
-    let port = bootstrap.pointer_mut(&format!("{endpoint}/address/socket_address/port_value"));
-    *port.context("the API's port")? = silent.local_addr()?.port().into();
-    stack.start_envoy_with(&bootstrap.to_string()).await?;
+    let bootstrap = stack.bootstrap_for(&format!("http://{}", silent.local_addr()?))?;
+    stack.start_envoy_with(&bootstrap).await?;
     // One that arrives shows that the token is there.
     let first = tokio::spawn(stack.client.get(stack.url("/v1/models")).send());
     let mut arrived = tokio::time::timeout(LIMIT, silent.accept()).await??.0;
     tokio::time::timeout(LIMIT, arrived.read_u8()).await??;
     first.abort();
     let before = stack.envoy()?.resident_kib()?;
-    let body = upload();
-    let uploads = (0..UPLOADS).map(|_| {
-        let request = stack.client.post(stack.url("/v1/echo")).body(body.clone());
-        tokio::spawn(request.send())
-    });
-    let uploads: Vec<_> = uploads.collect();
+    let uploads = uploads(&stack);
     let mut silent_ends = Vec::new();
     for _ in 0..UPLOADS {
         silent_ends.push(tokio::time::timeout(LIMIT, silent.accept()).await??);
@@ -93,6 +86,6 @@ async fn uploads_to_an_api_that_does_not_read_are_held_within_bounds() -> Result
     );
     ensure!(uploads.iter().all(|upload| !upload.is_finished()), "an upload has ended");
     ensure!(after - before < UPLOADS as u64 * EACH_KIB, "{after} KiB, {before} before");
-    uploads.iter().for_each(tokio::task::JoinHandle::abort);
+    uploads.iter().for_each(JoinHandle::abort);
     Ok(())
 }
