@@ -86,10 +86,15 @@ pub(crate) async fn sdk(stack: &Stack, key: &str, case: &str) -> Result<Value> {
 
 /// The same with another path in its base address.
 pub(crate) async fn sdk_at(stack: &Stack, base: &str, key: &str, case: &str) -> Result<Value> {
+    sdk_of(stack, &stack.url(base), key, case).await
+}
+
+/// The same with another base address.
+pub(crate) async fn sdk_of(stack: &Stack, base: &str, key: &str, case: &str) -> Result<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/openai_sdk.py");
     let mut command = Process::command(python()?);
     command.env("HOME", stack.dir()).env("OPENAI_API_KEY", key);
-    command.arg(script).args([&stack.url(base), case]);
+    command.arg(script).args([base, case]);
     let seen = output(&mut command).await.with_context(|| case.to_owned())?;
     Ok(serde_json::from_str(&seen)?)
 }

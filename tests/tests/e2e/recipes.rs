@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::{Plan, Process, Stack, python};
+use tests::{Plan, Process, Stack, eventually, free_port, python};
 
-use crate::clients::sdk_at;
+use crate::clients::{sdk_at, sdk_of};
 
 /// How long a client may take: LiteLLM alone needs some seconds to be loaded.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -69,5 +69,50 @@ async fn litellm_gets_answers_and_streams() -> Result<()> {
     let expected = json!({"text": TEXT, "completion_tokens": 9, "streamed": TEXT});
     ensure!(seen == expected, "{seen}");
     ensure!(paths(&stack) == ["/v1/chat/completions", "/v1/chat/completions"]);
+    Ok(())
+}
+
+/// The recipe of the documentation, with the real program in front of a real Envoy.
+#[tokio::test]
+async fn litellm_as_a_proxy_in_front_sends_no_key_of_its_own_to_the_api() -> Result<()> {
+    const KEY: &str = "sk-of-litellm-0123456789";
+    let stack = Stack::start(Plan::default()).await?;
+    let recipe = include_str!("../../../README.md").split_once("```yaml\nmodel_list:");
+    let recipe = recipe.and_then(|(_, rest)| rest.split_once("```")).context("no recipe")?.0;
+    ensure!(recipe.contains("http://127.0.0.1:9996/v1"), "{recipe}");
+    let recipe = recipe.replace("http://127.0.0.1:9996/v1", &stack.url("/v1"));
+    let config = stack.dir().join("config.yaml");
+    std::fs::write(&config, format!("model_list:{recipe}"))?;
+    let port = free_port()?.to_string();
+    let mut command = Process::command(python()?);
+    // Its own key is what its clients have to show; its table of prices is not to be fetched.
+    command.env("LITELLM_MASTER_KEY", KEY).env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
+    command.env("HOME", stack.dir()).args(["-m", "litellm.proxy.proxy_cli", "--config"]);
+    command.arg(config).args(["--host", "127.0.0.1", "--port", &port, "--telemetry", "False"]);
+    let mut litellm = Process::start("litellm", stack.dir(), &mut command)?;
+    let base = format!("http://127.0.0.1:{port}");
+    let ready = eventually(LIMIT, async || {
+        if litellm.ended().is_some() {
+            return Some(false);
+        }
+        let answer = stack.client.get(format!("{base}/health/liveliness")).send().await.ok()?;
+        answer.status().is_success().then_some(true)
+    });
+    ensure!(ready.await == Some(true), "LiteLLM does not serve: {}", litellm.log());
+    for case in ["chat", "chat_stream"] {
+        let seen = sdk_of(&stack, &format!("{base}/v1"), KEY, case).await?;
+        ensure!(seen["text"] == TEXT, "{case}: {seen}");
+    }
+    let refused = sdk_of(&stack, &format!("{base}/v1"), "another", "error").await?;
+    ensure!(refused["status"] != 200, "LiteLLM asks for no key: {refused}");
+    // It may look for models by itself.
+    let requests = stack.provider().requests();
+    let chats = requests.iter().filter(|request| request.path == "/v1/chat/completions");
+    ensure!(chats.count() == 2, "{requests:?}");
+    for request in requests {
+        ensure!(request.authorization.len() == 1 && request.jti.is_some(), "{request:?}");
+        ensure!(!format!("{request:?}").contains(KEY), "{request:?}");
+    }
+    litellm.stop().await?;
     Ok(())
 }
