@@ -53,6 +53,18 @@ fn the_unit_asks_for_what_the_manager_can_do() {
         text(&plan).unwrap()
     };
     let system = of(&|_| {});
+    for line in [
+        "Type=notify",
+        "NotifyAccess=main",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=2 3",
+        "WatchdogSec=60",
+        "KillMode=mixed",
+        "TimeoutStopSec=40",
+    ] {
+        assert!(system.lines().any(|found| found == line), "{line}: {system}");
+    }
     assert!(system.contains("User=torch\n") && system.contains("CapabilityBoundingSet=\n"));
     assert!(!system.contains("RestartSteps"), "252 does not know it");
     assert!(

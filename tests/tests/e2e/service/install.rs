@@ -99,11 +99,16 @@ async fn an_unpacked_release_installs_logs_in_serves_and_goes() -> Result<()> {
     ensure!(up.stop().await?.success());
 
     it.machine.calls();
+    // Besides the login of this test, one where it is without settings.
+    let usual = it.machine.home.join(".local/state/torchbearer/grants/xai.default.json");
+    fs::create_dir_all(usual.parent().context("a folder")?)?;
+    fs::write(&usual, "{}")?;
     let said = it.good(&["--uninstall"]).await?;
     ensure!(!it.prefix.join("lib/torchbearer").exists() && !program.exists(), "{said}");
     ensure!(!it.machine.unit().exists() && !it.machine.calls().is_empty(), "{said}");
     let grant = it.machine.stack.state_dir().join("grants/simulated.default.json");
-    ensure!(grant.is_file(), "the login is gone");
+    ensure!(grant.is_file() && usual.is_file(), "a login is gone");
+    ensure!(settings.join("config.toml").is_file(), "the settings are gone");
     it.good(&["--uninstall"]).await?;
     Ok(())
 }

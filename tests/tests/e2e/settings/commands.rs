@@ -61,8 +61,13 @@ async fn envoy_accepts_the_bootstrap_that_is_printed_and_shown_settings_have_no_
     validate.args(["--mode", "validate", "--use-dynamic-base-id", "-c"]).arg(&file);
     ends(&mut validate, 0).await?;
 
+    let digest = "c0ffee".repeat(11).chars().take(64).collect::<String>();
+    let config = stack.dir().join("config.toml");
+    let text = std::fs::read_to_string(&config)?;
+    std::fs::write(&config, format!("{text}\n[client_keys]\nalice = \"{digest}\"\n"))?;
     let mut show = command(&stack, &["config", "show"])?;
     let (said, _) = ends(show.env("PROXY_API_KEY", "planted-key-0123456789"), 0).await?;
+    ensure!(said.contains("alice") && !said.contains(&digest), "{said}");
     ensure!(said.contains("config.toml:") && said.contains("# TORCHBEARER_FILTER"), "{said}");
     ensure!(!said.contains("planted"), "{said}");
     Ok(())

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use tests::{Stack, eventually, http_client};
 
-use super::{Up, chat, is_free, machine, up_command};
+use super::{Up, chat, is_free, lives, machine, up_command};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -65,6 +65,7 @@ async fn the_log_is_bounded_and_loses_no_line() -> Result<()> {
 async fn at_a_stop_streams_end_and_new_connections_are_refused() -> Result<()> {
     let stack = machine(true, "[envoy]\nconcurrency = 1\ndrain_timeout = 60\n").await?;
     let up = Up::start(&stack, &mut up_command(&stack, &[])?).await?;
+    let envoy = up.envoy().context("no Envoy runs")?;
     let url = format!("http://{}/v1/chat/completions", up.address);
     let client = http_client()?;
     let mut answer = client.post(&url).json(&chat(6, 500)).send().await?;
@@ -79,6 +80,8 @@ async fn at_a_stop_streams_end_and_new_connections_are_refused() -> Result<()> {
         fresh.is_err_and(|error| error.is_connect()).then_some(())
     });
     refused.await.context("new connections are accepted")?;
+    // While the stream goes on, and not because Envoy is gone.
+    ensure!(lives(envoy), "new connections are accepted up to the end");
     while let Some(chunk) = answer.chunk().await? {
         text.push_str(std::str::from_utf8(&chunk)?);
     }

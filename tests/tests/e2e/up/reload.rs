@@ -298,17 +298,26 @@ async fn a_reload_of_the_sidecar_keeps_the_token_and_the_polls() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_closed_terminal_ends_it() -> Result<()> {
+async fn a_closed_terminal_ends_it_but_not_under_nohup() -> Result<()> {
     let stack = machine(true, SMALL).await?;
-    let inner = detached(&stack.refresher_command(&["serve"])?);
-    let mut command = Process::command("setsid");
-    // Whoever runs the tests may ignore the signal, as `nohup` does.
-    command.args(["--ctty", "env", "--default-signal=HUP"]).args(inner.as_std().get_args());
-    command.env("HOME", stack.dir());
-    let (mut serve, keyboard) = Process::start_on_terminal("closed", stack.dir(), command)?;
-    let ready = eventually(SOON, async || health(&stack).await.ok()).await;
-    ready.with_context(|| serve.log())?;
-    serve.signal(Signal::HUP)?;
+    let start = async |name: &str, hangup: &str| {
+        let inner = detached(&stack.refresher_command(&["serve"])?);
+        let mut command = Process::command("setsid");
+        // Whoever runs the tests may ignore the signal, as `nohup` does.
+        command.args(["--ctty", "env", hangup]).args(inner.as_std().get_args());
+        command.env("HOME", stack.dir());
+        let (serve, keyboard) = Process::start_on_terminal(name, stack.dir(), command)?;
+        let ready = eventually(SOON, async || health(&stack).await.ok()).await;
+        ready.with_context(|| serve.log())?;
+        serve.signal(Signal::HUP)?;
+        anyhow::Ok((serve, keyboard))
+    };
+    let (mut serve, keyboard) = start("nohup", "--ignore-signal=HUP").await?;
+    let again = |line: &str| line.contains("the configuration is in force").then_some(());
+    serve.printed(SOON, again).await.context("it is not read again")?;
+    ensure!(serve.stop().await?.success());
+    drop(keyboard);
+    let (mut serve, keyboard) = start("closed", "--default-signal=HUP").await?;
     let status = serve.wait(SOON).await?;
     drop(keyboard);
     ensure!(status.success() && !stack.socket().exists(), "{status}");
