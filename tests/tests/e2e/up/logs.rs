@@ -104,6 +104,11 @@ async fn a_second_signal_ends_it_at_once() -> Result<()> {
         .printed(SOON, |line| line.contains("another signal ends them").then_some(()))
         .await
         .context("it does not say that requests are under way")?;
+    let refused = eventually(SOON, async || {
+        let fresh = http_client().ok()?.get(&url).send().await;
+        fresh.is_err_and(|error| error.is_connect()).then_some(())
+    });
+    refused.await.context("new connections are accepted while it waits")?;
     ensure!(process.ended().is_none(), "it does not wait for the stream");
     process.signal(Signal::TERM)?;
     ensure!(process.wait(SOON).await?.success() && is_free(up.address));

@@ -218,11 +218,21 @@ async fn a_reload_cuts_no_stream_fails_no_request_and_is_all_or_nothing() -> Res
 
     let serving = up.envoy();
     fs::write(&module, "no module")?;
+    // With something in it that the sidecar alone could put in force.
+    let bob = format!("bob = \"{}\"\n", "b".repeat(64));
+    configure(&stack, |text| text.replace("alice = ", &format!("{bob}alice = ")))?;
     alarm(&stack, Some("envoy does not start with the new configuration")).await?;
+    let published = async || {
+        let bundle = unix_request(&stack.socket(), "GET", "/v1/bundle?generation=0", "").await?;
+        anyhow::Ok(bundle.json()["client_keys"].to_string())
+    };
+    let keys = published().await?;
+    ensure!(keys.contains("alice") && !keys.contains("bob"), "half of it is in force: {keys}");
     load.more().await?;
     ensure!(up.envoy() == serving && envoys(&up) == 1 && without_key(&up).await == Some(401));
     fs::copy(filter_module()?, &module)?;
     let mended = alarm(&stack, None).await?;
+    ensure!(published().await?.contains("bob"));
     load.more().await?;
     load.end().await?;
     ensure!(mended["credentials"]["default"]["generation"] == grant, "{mended}");
