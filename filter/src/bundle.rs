@@ -65,6 +65,18 @@ impl Bundle {
         Self { version: VERSION, generation, credentials, client_keys, probe: None }
     }
 
+    /// The same for a filter behind which Envoy's own `credential_injector` puts in the tokens: all
+    /// that is known of them, but not them.
+    #[must_use]
+    pub fn without_tokens(mut self) -> Self {
+        for (_, credential) in &mut self.credentials.0 {
+            if let Credential::Ready(token) = credential {
+                token.access_token = None;
+            }
+        }
+        self
+    }
+
     /// Reads a published bundle.
     ///
     /// # Errors
@@ -200,7 +212,7 @@ impl TryFrom<WireCredential> for Credential {
         let WireCredential { reason, .. } = wire;
         match wire.state.as_str() {
             "ready" => Ok(Self::Ready(Token {
-                access_token: wire.access_token.ok_or(InvalidCredential)?,
+                access_token: wire.access_token,
                 token_type: wire.token_type.ok_or(InvalidCredential)?,
                 expires_at: wire.expires_at.ok_or(InvalidCredential)?,
                 generation: wire.generation.ok_or(InvalidCredential)?,
@@ -222,8 +234,9 @@ pub struct InvalidCredential;
 /// An access token and what a filter must know of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Token {
-    /// The token itself.
-    pub access_token: AccessToken,
+    /// The token itself; absent where it reaches Envoy in another way, as a secret of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<AccessToken>,
     /// The scheme under which it is presented. RFC 6749, section 7.1: `Bearer`, in any case.
     pub token_type: TokenType,
     /// When it expires, in Unix seconds.
@@ -348,7 +361,8 @@ mod tests {
         let Some(Credential::Ready(token)) = bundle.credentials.get("default") else {
             panic!("default is ready");
         };
-        assert_eq!(token.access_token.expose(), "abc.def");
+        let shown = token.access_token.as_ref().map(AccessToken::expose);
+        assert_eq!(shown, Some("abc.def"));
         assert!(matches!(bundle.credentials.get("bob"), Some(Credential::LoginRequired { .. })));
         assert_eq!(bundle.client_keys.map(|keys| keys.len()), Some(1));
         assert_eq!(bundle.probe.unwrap().paths, ["/v1/models"]);
@@ -359,6 +373,21 @@ mod tests {
         let bundle = Bundle::parse(EXAMPLE.as_bytes()).unwrap();
         let written = serde_json::to_vec(&bundle).unwrap();
         assert_eq!(Bundle::parse(&written), Ok(bundle));
+    }
+
+    #[test]
+    fn a_token_that_is_withheld_is_ready_all_the_same() {
+        let bundle = Bundle::parse(EXAMPLE.as_bytes()).unwrap().without_tokens();
+        let written = serde_json::to_string(&bundle).unwrap();
+        assert!(!written.contains("abc.def") && !written.contains("access_token"), "{written}");
+        assert!(matches!(
+            Bundle::parse(written.as_bytes()).unwrap().credentials.get("default"),
+            Some(Credential::Ready(Token {
+                access_token: None,
+                generation: 1_779_000_000_042,
+                ..
+            }))
+        ));
     }
 
     #[test]

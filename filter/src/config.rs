@@ -174,6 +174,10 @@ pub struct Bearer {
     /// Which answers say that the token was refused.
     #[serde(default)]
     pub dead_token: Rule,
+    /// The login whose token Envoy's own filter `credential_injector`, behind this place, puts in.
+    /// Then this place puts in none, and refuses requests with another login. Default: none.
+    #[serde(default)]
+    pub credential_injector: Option<String>,
 }
 
 /// The section `usage`.
@@ -227,7 +231,8 @@ mod tests {
         let config =
             Config::parse(br#"{"refresher": {"cluster": "r"}, "bearer": {"wait_ms": 0}}"#).unwrap();
         assert_eq!(config.gate, None);
-        let bearer = Bearer { wait: Duration::ZERO, dead_token: Rule::default() };
+        let bearer =
+            Bearer { wait: Duration::ZERO, dead_token: Rule::default(), credential_injector: None };
         assert_eq!(config.bearer, Some(bearer));
         assert_eq!(config.refresher.cluster, "r");
     }

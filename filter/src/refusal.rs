@@ -164,6 +164,13 @@ impl Refusal {
         SERVER,
         "The credential of this client is not known to the refresher.",
     );
+    /// The refresher gives tokens to Envoy's own filter alone, and none is behind this place.
+    pub const NOT_INJECTED: Self = Self::new(
+        503,
+        "credential_not_injected",
+        SERVER,
+        "No access token was put in; publish.sds_dir and bearer.credential_injector have to go together.",
+    );
 
     /// The answer's headers; `request_id`: by which it is found in the access log.
     pub fn headers(&self, request_id: Option<&str>) -> Vec<(&'static str, String)> {

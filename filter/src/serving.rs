@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use zeroize::Zeroizing;
 
-use crate::bundle::{Bundle, BundleError, Credential, Token};
+use crate::bundle::{AccessToken, Bundle, BundleError, Credential, Token};
 use crate::client::ClientKey;
 
 /// The last good bundle with all that can be prepared from it once.
@@ -22,6 +22,7 @@ pub struct Serving {
 }
 
 struct Header {
+    /// Empty where the token is withheld.
     authorization: Zeroizing<String>,
     /// The token's generation, as the access log shows it.
     generation: String,
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Header {
 pub enum Injection<'a> {
     /// This value of `authorization`.
     Ready {
-        /// The header's value.
+        /// The header's value; empty where the token is withheld, for another filter to put in.
         authorization: &'a str,
         /// The token's generation, for the rejection should it be refused.
         generation: u64,
@@ -99,8 +100,9 @@ impl Serving {
         self.headers.clear();
         for (name, credential) in bundle.credentials.iter() {
             if let Credential::Ready(token) = credential {
-                let value = format!("Bearer {}", token.access_token.expose());
-                let authorization = Zeroizing::new(value);
+                let value = |token: &AccessToken| format!("Bearer {}", token.expose());
+                let authorization =
+                    Zeroizing::new(token.access_token.as_ref().map(value).unwrap_or_default());
                 let generation = token.generation.to_string();
                 self.headers.push((name.to_owned(), Header { authorization, generation }));
             }
@@ -221,6 +223,14 @@ mod tests {
         assert_eq!(serving.injection("default", 2000), Injection::Expired);
         assert_eq!(serving.injection("other", 0), Injection::Unknown);
         assert_eq!(Serving::default().injection("default", 0), Injection::NoBundle);
+    }
+
+    #[test]
+    fn a_token_that_is_withheld_has_no_header_and_its_times() {
+        let serving = serving(&ready(7).replace(r#""access_token": "token-7", "#, ""));
+        let token = Injection::Ready { authorization: "", generation: 7, shown: "7" };
+        assert_eq!(serving.injection("default", 1999), token);
+        assert_eq!(serving.injection("default", 2000), Injection::Expired);
     }
 
     #[test]

@@ -24,15 +24,27 @@ impl Held {
         let Some(credential) = self.credential() else {
             return Step::Refuse(Refusal::NOT_ADMITTED);
         };
+        let bearer = self.plugin.config.bearer.as_ref();
+        let injector = bearer.and_then(|bearer| bearer.credential_injector.as_deref());
+        if injector.is_some_and(|injected| injected != credential) {
+            return Step::Refuse(Refusal::UNKNOWN_CREDENTIAL);
+        }
         let now = clock::unix();
         let found = self.plugin.source.serving(|serving| {
             Ok(match serving.injection(credential, now) {
+                Injection::Ready { authorization: "", .. } if injector.is_none() => {
+                    Step::Refuse(Refusal::NOT_INJECTED)
+                }
                 Injection::Ready { authorization, generation, shown } => {
-                    let set = hostcalls::set_map_value_bytes(
-                        MapType::HttpRequestHeaders,
-                        "authorization",
-                        Some(authorization.as_bytes()),
-                    );
+                    let set = match injector {
+                        // Envoy's own filter behind this one does it.
+                        Some(_) => Ok(()),
+                        None => hostcalls::set_map_value_bytes(
+                            MapType::HttpRequestHeaders,
+                            "authorization",
+                            Some(authorization.as_bytes()),
+                        ),
+                    };
                     // At a gate the routes are still to be looked at: there the header stays, with
                     // the connection's own scheme, which is nothing of the client's.
                     let cleaned = if self.plugin.config.gate.is_some() {
