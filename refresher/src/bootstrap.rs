@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use filter::bundle::DEFAULT_CREDENTIAL;
 use filter::client::ClientKey;
 use filter::verdict::Rule;
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ const WASM: &str = "typed_config/config";
 const CLUSTERS: &str = "/static_resources/clusters";
 const HOST: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0";
 const ROUTES: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+
+const MAPPERS: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/local_reply_config/mappers";
 
 /// The name of what only WebSockets use: routes, and the cluster.
 const WEBSOCKET: &str = "websocket";
@@ -117,8 +120,15 @@ pub fn render(settings: &Settings<'_>) -> Result<String, Error> {
     if let Some(plugin) = plugin.as_object_mut().filter(|_| proxy.usage) {
         plugin.insert("usage".to_owned(), json!({}));
     }
+    let injected = plugin.pointer_mut("/bearer").and_then(Value::as_object_mut);
+    if let Some(bearer) = injected.filter(|_| proxy.sds_dir.is_some()) {
+        bearer.insert("credential_injector".to_owned(), DEFAULT_CREDENTIAL.into());
+    }
     bootstrap.set(&format!("{bearer}/configuration/value"), plugin.to_string())?;
 
+    if let Some(directory) = &proxy.sds_dir {
+        bootstrap.inject_by_envoy(utf8(directory)?)?;
+    }
     bootstrap.set_upstream(settings)?;
     bootstrap.set_retries(proxy)?;
     bootstrap.allow_websockets(&proxy.websocket_paths)?;
@@ -194,6 +204,57 @@ impl Bootstrap {
             if attempts == 0 {
                 policy.insert("retry_on".to_owned(), "retriable-headers".into());
             }
+        }
+        Ok(())
+    }
+
+    /// Has Envoy's own filter put in the token, from a file that the refresher writes, behind the
+    /// bearer, which has been told so.
+    fn inject_by_envoy(&mut self, directory: &str) -> Result<(), Error> {
+        let name = DEFAULT_CREDENTIAL;
+        let injector = json!({
+            "name": "envoy.filters.http.credential_injector",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+                "overwrite": true,
+                "credential": {
+                    "name": "envoy.http.injected_credentials.generic",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.http.injected_credentials.generic.v3.Generic",
+                        "credential": {
+                            "name": name,
+                            "sds_config": {
+                                "resource_api_version": "V3",
+                                "path_config_source": {
+                                    "path": format!("{directory}/{name}.json"),
+                                    "watched_directory": {"path": directory},
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        });
+        let refused = json!({
+            "filter": {"status_code_filter": {"comparison": {"op": "EQ",
+                "value": {"default_value": 401, "runtime_key": "torchbearer.credential_not_injected"}}}},
+            "status_code": 503,
+            "headers_to_add": [{
+                "header": {"key": "x-request-id", "value": "%UNIQUE_ID%"},
+                "append_action": "ADD_IF_ABSENT",
+            }],
+            "body_format_override": {"json_format": {"error": {
+                "code": "credential_not_injected",
+                "type": "server_error",
+                "message": "Envoy has no access token to put in; the refresher has not written one to publish.sds_dir.",
+            }}},
+        });
+        if let Some(filters) = self.at(&format!("{UPSTREAM}/{HTTP}/http_filters"))?.as_array_mut() {
+            filters.insert(1, injector);
+        }
+        // The first mapper is for the filter's own answers, of which one is a 401, too.
+        if let Some(mappers) = self.at(MAPPERS)?.as_array_mut() {
+            mappers.insert(1, refused);
         }
         Ok(())
     }

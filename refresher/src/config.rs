@@ -10,6 +10,7 @@ mod import;
 mod problem;
 mod provider;
 mod proxy;
+mod publish;
 pub mod schema;
 mod section;
 pub mod show;
@@ -24,6 +25,7 @@ use filter::client::ClientKey;
 pub use import::Import;
 pub use problem::{Problem, Problems};
 pub use proxy::Proxy;
+pub use publish::{Publish, PublishTls};
 pub use status_page::StatusPage;
 
 use crate::admin::Admin;
@@ -61,6 +63,8 @@ pub struct Config {
     pub envoy: Envoy,
     /// The status page.
     pub status_page: StatusPage,
+    /// The ways to the token besides the socket.
+    pub publish: Publish,
 }
 
 /// Where `up` lets Envoy listen.
@@ -268,7 +272,7 @@ pub fn resolve(
     let (client_keys, api_key) = client_keys(&file, env, listener.host, &mut problems);
     let rotation = rotation(&file, env, &mut problems);
     let import = import::resolve(&file, env, &mut problems);
-    let proxy = proxy::resolve(&mut file, env, &mut problems);
+    let mut proxy = proxy::resolve(&mut file, env, &mut problems);
     let state_dir =
         path(overrides.state_dir.as_ref(), env, "TORCHBEARER_STATE_DIR", file.state_dir).or_else(
             || home(env, "XDG_STATE_HOME", ".local/state").map(|dir| dir.join("torchbearer")),
@@ -283,6 +287,8 @@ pub fn resolve(
     let grant_file = text(env, "GROK_PROXY_AUTH_STATE")
         .or_else(|| text(env, "XAI_PROXY_TOKEN_PATH"))
         .map(|path| expand(&path, env));
+    let publish = publish(file.publish, env);
+    proxy.sds_dir.clone_from(&publish.sds_dir);
     let envoy = Envoy {
         bin: path(overrides.envoy_bin.as_ref(), env, "ENVOY_BIN", file.envoy.bin),
         filter: path(overrides.filter.as_ref(), env, "TORCHBEARER_FILTER", file.envoy.filter),
@@ -318,6 +324,7 @@ pub fn resolve(
             check_path: file.check_path.unwrap_or_else(|| DEFAULT_CHECK_PATH.to_owned()),
             envoy,
             status_page: file.status_page,
+            publish,
         }),
         _ => Err(Error::Settings(problems)),
     }
@@ -372,6 +379,18 @@ fn rotation(file: &File, env: Environment<'_>, problems: &mut Problems) -> Rotat
         None => file.window_s,
     };
     Rotation { window_s, spacing_s: file.spacing_s.unwrap_or(60) }
+}
+
+/// Its paths as they are opened, and as Envoy finds them, which has another working directory.
+fn publish(mut publish: Publish, env: Environment<'_>) -> Publish {
+    let tls = publish.tls.iter_mut();
+    let files =
+        tls.flat_map(|tls| [&mut tls.certificate, &mut tls.private_key, &mut tls.client_ca]);
+    for path in files.chain(publish.sds_dir.as_mut()) {
+        let expanded = path.to_str().map_or_else(|| path.clone(), |text| expand(text, env));
+        *path = std::path::absolute(&expanded).unwrap_or(expanded);
+    }
+    publish
 }
 
 /// An unset and an empty variable are the same, as in the predecessors.

@@ -36,6 +36,10 @@ pub struct Overview {
 pub struct Worker {
     /// A random name that the VM gave itself.
     pub id: String,
+    /// The name in the certificate of the Envoy that it belongs to; absent for an Envoy beside the
+    /// refresher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envoy: Option<String>,
     /// The generation of the bundle that it serves.
     pub generation: u64,
     /// How long after its publication the VM had that bundle, in milliseconds; absent when it had

@@ -1,10 +1,14 @@
-//! The way out: the bundle, and the unix socket on which filters fetch it.
+//! The way out: the bundle, the ways on which filters fetch it, and the files of Envoy's own secrets.
 
 pub mod exposition;
 pub mod health;
 pub mod metrics;
+pub mod names;
+pub mod remote;
+pub mod sds;
 pub mod server;
 pub mod socket;
+pub mod tls;
 pub mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +23,7 @@ use tokio::sync::watch;
 use crate::clock::Now;
 use crate::{chain, store};
 use health::Status;
+use sds::{SETTLED_MS, Secrets};
 
 /// Of how many bundles it is remembered when they were published.
 const REMEMBERED: usize = 64;
@@ -30,6 +35,10 @@ pub struct Published {
     pub generation: u64,
     /// The bundle, JSON.
     pub document: Bytes,
+    /// The same without the tokens, where they come to Envoy as secrets of its own.
+    pub without_tokens: Bytes,
+    /// When Envoy has had the time to see these secrets, on the boot-time clock.
+    pub settled_ms: u64,
 }
 
 /// Collects the credentials' states and the client keys, and publishes a bundle whenever one of them
@@ -51,6 +60,9 @@ struct Inner {
     /// The latest generations, and when they were published on the boot-time clock.
     history: VecDeque<(u64, u64)>,
     config_alarm: Option<String>,
+    secrets: Option<Secrets>,
+    /// When the certificate for Envoys elsewhere expires, in Unix seconds.
+    certificate_not_after: Option<u64>,
 }
 
 impl Publisher {
@@ -68,22 +80,50 @@ impl Publisher {
             probe,
             history: VecDeque::new(),
             config_alarm: None,
+            secrets: None,
+            certificate_not_after: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)), published: watch::Sender::default() }
     }
 
+    /// From now on tokens are written as secrets of Envoy's own, too.
+    pub fn write_secrets(&self, secrets: Secrets) {
+        self.lock().secrets = Some(secrets);
+    }
+
+    /// Empties the secrets of credentials that there are no more.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be written.
+    pub fn empty_other_secrets(&self) -> Result<(), store::Error> {
+        self.lock().secrets.as_mut().map_or(Ok(()), Secrets::empty_others)
+    }
+
     /// Takes the state of a credential, and publishes a new bundle if it differs from the published
     /// one.
-    pub fn update(&self, name: &str, credential: Credential, status: Status, now: Now) {
+    pub fn update(&self, name: &str, credential: Credential, mut status: Status, now: Now) {
         let mut inner = self.lock();
-        inner.statuses.insert(name.to_owned(), status);
-        if inner.credentials.get(name) == Some(&credential) {
-            return;
+        // A token is in its file before the bundle says that it is in force.
+        let written = inner.secrets.as_mut().map(|secrets| secrets.write(name, &credential));
+        let failed = written.and_then(Result::err).map(|error| chain::line(&error));
+        if let Some(alarm) = &failed {
+            let known = inner.statuses.get(name).and_then(|status| status.alarm.as_ref());
+            if known != Some(alarm) {
+                tracing::error!(credential = %name, error = %alarm, "the secret cannot be written");
+            }
+            status.alarm.get_or_insert_with(|| alarm.clone());
         }
+        inner.statuses.insert(name.to_owned(), status);
         let token = match &credential {
+            // What was published before is what the file has; it ends with that token.
+            Credential::Ready(_) if failed.is_some() => return,
             Credential::Ready(token) => token.generation,
             _ => 0,
         };
+        if inner.credentials.get(name) == Some(&credential) {
+            return;
+        }
         inner.credentials.insert(name.to_owned(), credential);
         self.publish(&mut inner, token, now);
     }
@@ -116,7 +156,15 @@ impl Publisher {
         bundle.probe.clone_from(&inner.probe);
         // String keys and no floats: it always serializes.
         let document = serde_json::to_vec(&bundle).unwrap_or_default().into();
-        let published = Published { generation: inner.generation, document };
+        let withheld = inner.secrets.as_ref().map(|_| bundle.without_tokens());
+        let without_tokens = withheld.map(|bundle| serde_json::to_vec(&bundle).unwrap_or_default());
+        let published = Published {
+            generation: inner.generation,
+            document,
+            without_tokens: without_tokens.unwrap_or_default().into(),
+            // Only where there is a token of which Envoy may not know yet.
+            settled_ms: if least == 0 { 0 } else { now.boot_ms.saturating_add(SETTLED_MS) },
+        };
         tracing::debug!(generation = published.generation, "bundle published");
         self.published.send_replace(published);
     }
@@ -141,6 +189,18 @@ impl Publisher {
     /// Why a changed configuration is not in force, while that is so.
     pub fn config_alarm(&self) -> Option<String> {
         self.lock().config_alarm.clone()
+    }
+
+    /// Takes note of when the certificate expires that Envoys elsewhere are shown, in Unix seconds.
+    pub fn show_certificate(&self, not_after: u64) {
+        self.lock().certificate_not_after = Some(not_after);
+    }
+
+    /// What is wrong with that certificate at `unix`, in Unix seconds.
+    pub fn certificate_alarm(&self, unix: u64) -> Option<String> {
+        let expired = self.lock().certificate_not_after.is_some_and(|not_after| unix >= not_after);
+        let alarm = "publish.certificate: has expired, so that Envoys elsewhere get no newer token";
+        expired.then(|| alarm.to_owned())
     }
 
     /// The credentials' states, by name.

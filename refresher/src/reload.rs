@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-use crate::config::{self, Config, Overrides};
+use crate::config::{self, Config, Overrides, Publish};
 use crate::import::source::{self, Stamp};
+use crate::publish::tls::{self, Tls};
 use crate::store::{self, Store};
-use crate::{chain, http};
+use crate::{chain, clock, http};
 
 /// Why a configuration is not taken over.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,9 @@ pub enum Error {
     /// The file of certificates.
     #[error(transparent)]
     Trust(#[from] http::Error),
+    /// What mutual TLS needs.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A valid login would be lost.
     #[error(
         "providers.{provider}: the login {credential} is of another client or issuer; accepted: those that it was made with, or a new login with \"refresher login --credential {credential}\""
@@ -74,7 +78,9 @@ impl Source {
             &config.envoy.trusted_ca,
         ];
         let named = named.into_iter().flatten().cloned();
-        self.file().into_iter().chain(named).collect()
+        let tls = config.publish.tls.iter();
+        let tls = tls.flat_map(|tls| [&tls.certificate, &tls.private_key, &tls.client_ca]).cloned();
+        self.file().into_iter().chain(named).chain(tls).collect()
     }
 }
 
@@ -156,6 +162,8 @@ pub fn judge(old: &Config, mut next: Config) -> Result<Next, Error> {
     keep(&mut postponed, "state_dir", &old.state_dir, &mut next.state_dir);
     keep(&mut postponed, "socket", &old.socket, &mut next.socket);
     keep(&mut postponed, "grant file", &old.grant_file, &mut next.grant_file);
+    keep_ways(&mut postponed, &old.publish, &mut next.publish);
+    next.proxy.sds_dir.clone_from(&next.publish.sds_dir);
     // While requests that have begun are still being answered, the token of one provider could
     // otherwise go to the API of the other.
     if next.provider.name != old.provider.name {
@@ -166,9 +174,12 @@ pub fn judge(old: &Config, mut next: Config) -> Result<Next, Error> {
     if let Some(path) = &next.provider.ca_file {
         http::check_trust(path)?;
     }
+    if let Some(settings) = &next.publish.tls {
+        Tls::load(settings, clock::now().unix())?;
+    }
     for credential in Store::credentials(&next) {
         let store = Store::find(&next, &credential)?;
-        let grant = store.and_then(|store| store.load(crate::clock::now().unix()).ok().flatten());
+        let grant = store.and_then(|store| store.load(clock::now().unix()).ok().flatten());
         let lost =
             |grant: &store::Grant| old.provider.granted(grant) && !next.provider.granted(grant);
         if grant.as_ref().is_some_and(lost) {
@@ -181,6 +192,17 @@ pub fn judge(old: &Config, mut next: Config) -> Result<Next, Error> {
         format!("{}: changed, which takes effect at the next start", postponed.join(", "))
     });
     Ok(Next { config: next, postponed })
+}
+
+/// Where one listens stays; who is let in there, and with what certificate, does not.
+fn keep_ways(postponed: &mut Vec<&'static str>, old: &Publish, next: &mut Publish) {
+    let listen = |publish: &Publish| publish.tls.as_ref().map(|tls| tls.listen);
+    if listen(old) != listen(next) {
+        postponed.push("publish.listen");
+        next.tls.clone_from(&old.tls);
+    }
+    keep(postponed, "publish.loopback_port", &old.loopback_port, &mut next.loopback_port);
+    keep(postponed, "publish.sds_dir", &old.sds_dir, &mut next.sds_dir);
 }
 
 fn keep<T: Clone + PartialEq>(
@@ -223,6 +245,37 @@ mod tests {
         let postponed = next.postponed.unwrap();
         assert!(postponed.starts_with("state_dir, socket, provider: changed"), "{postponed}");
         assert_eq!(judge(&old, config("provider = \"demo\"\n")).unwrap().postponed, None);
+    }
+
+    #[test]
+    fn where_one_listens_needs_a_restart_and_who_is_let_in_does_not() {
+        let old = config("provider = \"demo\"\n");
+        let next = "provider = \"demo\"\n[publish]\nloopback_port = 7\nsds_dir = \"/s\"\n";
+        let next = judge(&old, config(next)).unwrap();
+        assert_eq!(next.config.publish, old.publish);
+        assert_eq!(next.config.proxy.sds_dir, None);
+        let postponed = next.postponed.unwrap();
+        assert!(
+            postponed.starts_with("publish.loopback_port, publish.sds_dir: changed"),
+            "{postponed}"
+        );
+        // Files that cannot be used are refused.
+        let tls = |listen: &str, name: &str| {
+            config(&format!(
+                "provider = \"demo\"\n[publish]\nlisten = \"{listen}\"\ncertificate = \"/nowhere/c\"\n\
+                 private_key = \"/nowhere/k\"\nclient_ca = \"/nowhere/a\"\nallowed_names = [\"{name}\"]\n"
+            ))
+        };
+        let old = tls("127.0.0.1:1", "a.example.org");
+        assert!(matches!(judge(&old, tls("127.0.0.1:1", "b.example.org")), Err(Error::Tls(_))));
+        let mut publish = tls("127.0.0.1:2", "b.example.org").publish;
+        let mut postponed = Vec::new();
+        keep_ways(&mut postponed, &old.publish, &mut publish);
+        assert_eq!((postponed.as_slice(), &publish), (&["publish.listen"][..], &old.publish));
+        let mut publish = tls("127.0.0.1:1", "b.example.org").publish;
+        postponed.clear();
+        keep_ways(&mut postponed, &old.publish, &mut publish);
+        assert!(postponed.is_empty() && publish != old.publish);
     }
 
     #[test]

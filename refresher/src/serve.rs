@@ -4,6 +4,7 @@ pub mod desk;
 pub mod exchange;
 pub mod keeper;
 pub mod keyring;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,9 +18,10 @@ use tokio::task::JoinSet;
 use crate::check::Checker;
 use crate::config::Config;
 use crate::page::access::Door;
-use crate::publish::server::{Service, router};
+use crate::publish::sds::Secrets;
+use crate::publish::server::{Service, Tokens, router};
 use crate::publish::workers::Workers;
-use crate::publish::{Publisher, socket};
+use crate::publish::{Publisher, remote, socket, tls};
 use crate::reload::{self, Next, Source, Watcher};
 use crate::signals::{Request, Signals};
 use crate::store::{self, Store};
@@ -28,6 +30,7 @@ use crate::{chain, clock, import, notify, page};
 use desk::Desk;
 use keeper::Keeper;
 use keyring::Keyring;
+use ways::Ways;
 
 /// How often the state directory is searched for credentials that are new, and for other client keys.
 const SEARCH: Duration = Duration::from_secs(1);
@@ -41,6 +44,12 @@ pub enum Error {
     /// The socket.
     #[error(transparent)]
     Socket(#[from] socket::Error),
+    /// A further way to the token.
+    #[error(transparent)]
+    Listen(#[from] remote::Error),
+    /// What mutual TLS needs.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// The server stopped.
     #[error("the server on the socket stopped")]
     Server(#[source] std::io::Error),
@@ -58,6 +67,8 @@ pub struct Sidecar {
     surroundings: Surroundings,
     keepers: tokio::task::JoinHandle<()>,
     imports: tokio::task::JoinHandle<()>,
+    /// Closed with this.
+    _ways: Ways,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
@@ -77,6 +88,9 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     let clock = clock::Clock::system();
     let checker = Checker::new(&config.check_path, bits, surroundings.clone(), clock);
     let publisher = Publisher::new(generations, checker.probe());
+    if let Some(directory) = &config.publish.sds_dir {
+        publisher.write_secrets(Secrets::open(directory)?);
+    }
     // Before the first credential, so that no bundle is without them.
     let keyring = Keyring::open(&config, publisher.clone(), clock::now())?;
     let desk = Desk::default();
@@ -93,6 +107,7 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
     };
     keepers.hire(DEFAULT_CREDENTIAL)?;
     keepers.search();
+    publisher.empty_other_secrets()?;
     let started_at = clock::now().unix();
     let service = Service {
         config: current.clone(),
@@ -104,7 +119,12 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
         surroundings: surroundings.clone(),
         checker,
         door: Door::default(),
+        tokens: match config.publish.sds_dir {
+            Some(_) => Tokens::BySds,
+            None => Tokens::Bundled,
+        },
     };
+    let ways = Ways::open(&service).await?;
     let routes = router(service.clone());
     let server = tokio::spawn(async move { axum::serve(listener, routes).await });
     let keepers = tokio::spawn(keepers.run());
@@ -121,6 +141,7 @@ pub async fn start(config: Arc<Config>) -> Result<Sidecar, Error> {
         surroundings,
         keepers,
         imports,
+        _ways: ways,
         server,
     })
 }

@@ -230,13 +230,22 @@ pub fn peek(path: &Path) -> Result<Option<Grant>, Error> {
 ///
 /// When it cannot be read, others can read it, or there is no text of one line in it.
 pub fn read_secret(path: &Path) -> Result<Secret, Error> {
-    let bytes = file::read_secret(path)?;
+    let bytes = file::read_secret(path, false)?;
     let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
     if text.is_empty() || text.chars().any(char::is_control) {
         let (found, accepted) = ("no secret in it", "one line of text, not empty");
         return Err(Error::Unsafe { path: path.to_owned(), found, accepted });
     }
     Ok(Secret::new(text.to_owned()))
+}
+
+/// Reads a private key from a file of the user's, or one that was mounted for this user's group.
+///
+/// # Errors
+///
+/// When it cannot be read, or others can read it.
+pub fn read_private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+    file::read_secret(path, true)
 }
 
 /// Replaces a private file of ours that can be made anew, such as Envoy's configuration: all or

@@ -178,3 +178,46 @@ fn a_websocket_has_a_route_and_a_cluster_of_its_own() {
 fn an_upstream_that_is_not_http_is_refused() {
     assert!(matches!(rendered("ftp://example.com", &[]), Err(Error::Upstream { .. })));
 }
+
+#[test]
+fn the_bootstrap_with_injection_by_envoy_is_the_shipped_one_and_no_more() {
+    let own = include_str!("../../../envoy/sds/bootstrap.yaml");
+    let own: Value = serde_saphyr::from_str(own).unwrap();
+    let mut made = Bootstrap(serde_saphyr::from_str(SHIPPED).unwrap());
+    made.inject_by_envoy("/run/torchbearer/sds").unwrap();
+    let plugin = format!("{UPSTREAM}/{HTTP}/http_filters/0/{WASM}/configuration/value");
+    let text = "{\"bearer\": {\"credential_injector\": \"default\"}, \"usage\": {}}\n";
+    made.set(&plugin, text).unwrap();
+    let text = |value: &Value| serde_json::to_string_pretty(value).unwrap();
+    let (own, made) = (text(&own), text(&made.0));
+    let differ = own.lines().zip(made.lines()).find(|(own, made)| own != made);
+    assert_eq!(differ, None, "do the same in envoy/bootstrap.yaml and envoy/sds/bootstrap.yaml");
+    assert_eq!(own.lines().count(), made.lines().count());
+}
+
+#[test]
+fn the_token_is_put_in_by_envoy_where_there_is_a_directory_for_it() {
+    let proxy = Proxy {
+        sds_dir: Some("/s".into()),
+        websocket_paths: vec!["/v1/realtime".to_owned()],
+        ..Proxy::default()
+    };
+    let bootstrap = with_proxy(&proxy);
+    // The upstream, and that of WebSockets.
+    for cluster in [0, 2] {
+        let place = format!("/static_resources/clusters/{cluster}/{HTTP}/http_filters");
+        let filters = bootstrap.pointer(&place).unwrap().as_array().unwrap();
+        let names: Vec<_> = filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect();
+        let expected = [
+            "torchbearer.bearer",
+            "envoy.filters.http.credential_injector",
+            "envoy.filters.http.upstream_codec",
+        ];
+        assert_eq!(names, expected);
+        let plugin = filters[0].pointer(&format!("/{WASM}/configuration/value")).unwrap();
+        let config = filter::config::Config::parse(plugin.as_str().unwrap().as_bytes()).unwrap();
+        assert_eq!(config.bearer.unwrap().credential_injector.as_deref(), Some("default"));
+        assert!(filters[1].to_string().contains("\"/s/default.json\""));
+    }
+    assert!(!with_proxy(&Proxy::default()).to_string().contains("credential_injector"));
+}

@@ -7,7 +7,7 @@ mod providers;
 use filter::management::PAGES;
 use serde_json::{Value, json};
 
-use super::{Config, DEFAULT_PORT, value};
+use super::{Config, DEFAULT_PORT, PublishTls, value};
 use crate::admin::Admin;
 
 pub(super) use providers::PROVIDER;
@@ -59,6 +59,10 @@ pub(super) fn texts() -> Value {
 
 fn shown(path: Option<&std::path::Path>) -> Value {
     path.map_or(Value::Null, |path| path.display().to_string().into())
+}
+
+fn tls(config: &Config, read: impl Fn(&PublishTls) -> Value) -> Value {
+    config.publish.tls.as_ref().map_or(Value::Null, read)
 }
 
 /// All of them but those of a provider and of a client key, which have the user's names.
@@ -260,6 +264,75 @@ pub(super) const SETTINGS: &[Setting] = &[
         schema: || integer(0, 65_535),
         example: Example::Default(|| 9997.into()),
         present: |config| config.status_page.port.into(),
+    },
+    Setting {
+        path: "publish.listen",
+        variables: &[],
+        flag: None,
+        meaning: "Where Envoys on other machines fetch the token, by mutual TLS: an IP address with a \
+                  port. With it go the next four. Unset: nowhere.",
+        schema: text,
+        example: Example::Unset("\"0.0.0.0:9443\""),
+        present: |config| tls(config, |tls| tls.listen.to_string().into()),
+    },
+    Setting {
+        path: "publish.certificate",
+        variables: &[],
+        flag: None,
+        meaning: "The refresher's certificate there, PEM, with those between it and its authority's.",
+        schema: text,
+        example: Example::Unset("\"/etc/torchbearer/tls/tls.crt\""),
+        present: |config| tls(config, |tls| shown(Some(&tls.certificate))),
+    },
+    Setting {
+        path: "publish.private_key",
+        variables: &[],
+        flag: None,
+        meaning: "Its private key, PEM, that nobody else can read.",
+        schema: text,
+        example: Example::Unset("\"/etc/torchbearer/tls/tls.key\""),
+        present: |config| tls(config, |tls| shown(Some(&tls.private_key))),
+    },
+    Setting {
+        path: "publish.client_ca",
+        variables: &[],
+        flag: None,
+        meaning: "The authorities that have signed the certificates of Envoys, PEM.",
+        schema: text,
+        example: Example::Unset("\"/etc/torchbearer/tls/ca.crt\""),
+        present: |config| tls(config, |tls| shown(Some(&tls.client_ca))),
+    },
+    Setting {
+        path: "publish.allowed_names",
+        variables: &[],
+        flag: None,
+        meaning: "The URIs or DNS names in certificates that admit, at least one; * as the end of a \
+                  URI's path or as the first label of a DNS name stands for anything.",
+        schema: || json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
+        example: Example::Unset("[\"spiffe://example.org/envoy/*\", \"envoy.example.org\"]"),
+        present: |config| {
+            tls(config, |tls| tls.allowed_names.iter().map(ToString::to_string).collect())
+        },
+    },
+    Setting {
+        path: "publish.loopback_port",
+        variables: &[],
+        flag: None,
+        meaning: "A port of 127.0.0.1 where whoever can connect gets the token by plain HTTP: for a \
+                  pod of its own whose Envoy cannot reach a unix socket. Unset: none.",
+        schema: || integer(1, 65_535),
+        example: Example::Unset("9995"),
+        present: |config| config.publish.loopback_port.into(),
+    },
+    Setting {
+        path: "publish.sds_dir",
+        variables: &[],
+        flag: None,
+        meaning: "A directory of its own for tokens as secrets of Envoy's (SDS), one file a login; the \
+                  socket and the loopback port are then without them. Unset: none.",
+        schema: text,
+        example: Example::Unset("\"/run/torchbearer/sds\""),
+        present: |config| shown(config.publish.sds_dir.as_deref()),
     },
     Setting {
         path: "headers.strip",

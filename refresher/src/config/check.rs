@@ -7,6 +7,7 @@ use super::{Config, Problems};
 use crate::bootstrap;
 use crate::chain;
 use crate::keys::KeyFile;
+use crate::publish::tls::Tls;
 use crate::store;
 use crate::up::{self, files::Files};
 
@@ -26,6 +27,11 @@ pub fn files(config: &Config, unix: u64) -> Problems {
     }
     if let Some(path) = &config.envoy.trusted_ca {
         certificates("envoy.trusted_ca", path, &mut problems);
+    }
+    if let Some(tls) = &config.publish.tls
+        && let Err(error) = Tls::load(tls, unix)
+    {
+        problems.unaccepted(error.setting(), &error.found(), error.accepted());
     }
     if let Some(path) = &config.envoy.bin
         && !path.is_file()

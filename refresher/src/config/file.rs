@@ -10,7 +10,7 @@ use toml::Table;
 
 use super::problem::Problems;
 use super::section::Section;
-use super::{Envoy, Error, StatusPage, client, proxy, status_page, value};
+use super::{Envoy, Error, Publish, StatusPage, client, proxy, publish, status_page, value};
 use crate::provider::preset::Fields;
 
 /// The file's settings, each valid or absent.
@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) check_path: Option<String>,
     pub(super) envoy: Envoy,
     pub(super) status_page: StatusPage,
+    pub(super) publish: Publish,
     pub(super) providers: Vec<(String, Fields)>,
 }
 
@@ -105,6 +106,7 @@ pub(super) fn read(document: &str, problems: &mut Problems) -> Result<File, Erro
     envoy.finish(problems);
 
     file.status_page = status_page::read(&mut root, problems);
+    file.publish = publish::read(&mut root, problems);
 
     for (name, section) in root.sections("providers", problems) {
         let fields = provider(section, problems);

@@ -1,5 +1,6 @@
 //! What the proxy does with requests: which headers pass, what is tried again, what is counted.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use filter::headers::Policy;
@@ -36,6 +37,8 @@ pub struct Proxy {
     pub websocket_paths: Vec<String>,
     /// Pages of the refresher that need no client key. Default: none.
     pub public_paths: PublicPaths,
+    /// Where the token is for Envoy's own filter to put in, in place of ours. Default: nowhere.
+    pub sds_dir: Option<PathBuf>,
 }
 
 impl Default for Proxy {
@@ -50,6 +53,7 @@ impl Default for Proxy {
             usage: true,
             websocket_paths: Vec::new(),
             public_paths: PublicPaths::default(),
+            sds_dir: None,
         }
     }
 }
@@ -127,6 +131,7 @@ pub(super) fn resolve(file: &mut File, env: Environment<'_>, problems: &mut Prob
         usage: stated.usage.unwrap_or(default.usage),
         websocket_paths: stated.websocket_paths.unwrap_or_default(),
         public_paths: stated.public_paths,
+        sds_dir: None,
     };
     // The filter knows best what it accepts.
     if let Err(reason) = json::read::<Policy>(proxy.header_policy().to_string().as_bytes()) {

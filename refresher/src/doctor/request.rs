@@ -269,6 +269,7 @@ mod tests {
         assert_eq!(workers(&known).verdict, Verdict::Warn);
         let worker = |generation| crate::overview::Worker {
             id: "w".to_owned(),
+            envoy: None,
             generation,
             lag_ms: None,
             seen_at: 0,

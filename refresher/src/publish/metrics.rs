@@ -20,8 +20,8 @@ pub struct Facts<'a> {
     pub envoy: Option<Page>,
 }
 
-/// The page.
-pub fn page(facts: Facts<'_>) -> Page {
+/// The page without an Envoy's part, of which it is not even said whether that Envoy answers.
+pub fn own_page(facts: Facts<'_>) -> Page {
     let mut page = Page::default();
     let overview = facts.overview;
     predecessors(overview, &mut page);
@@ -31,14 +31,21 @@ pub fn page(facts: Facts<'_>) -> Page {
     if let Some(check) = facts.check {
         self::check(check, &mut page);
     }
+    page
+}
+
+/// The page.
+pub fn page(mut facts: Facts<'_>) -> Page {
+    let envoy = facts.envoy.take();
+    let mut page = own_page(facts);
     let up = Family::new(
         Kind::Gauge,
         "torchbearer_envoy_up",
         "Whether Envoy's admin interface answers; without it this page has the refresher's part only.",
     );
-    page.push(up.with(&[], u8::from(facts.envoy.is_some())));
-    if let Some(counters) = facts.envoy {
-        envoy(counters, &mut page);
+    page.push(up.with(&[], u8::from(envoy.is_some())));
+    if let Some(counters) = envoy {
+        self::envoy(counters, &mut page);
     }
     page
 }
@@ -184,7 +191,8 @@ fn workers(overview: &Overview, page: &mut Page) {
         "How long after its publication the VM had that bundle in force.",
     );
     for worker in &overview.workers {
-        let labels = [("worker", worker.id.as_str())];
+        let mut labels = vec![("worker", worker.id.as_str())];
+        labels.extend(worker.envoy.as_deref().map(|envoy| ("envoy", envoy)));
         generations = generations.with(&labels, worker.generation);
         if let Some(lag_ms) = worker.lag_ms {
             lags = lags.with(&labels, seconds(lag_ms));

@@ -1,11 +1,11 @@
-//! The server on the unix socket.
+//! What is answered on the unix socket, and on the further ways.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -23,6 +23,7 @@ use crate::page::access::Door;
 use crate::publish::exposition::{self, Page};
 use crate::publish::health::{self, Health};
 use crate::publish::metrics::{self, Facts};
+use crate::publish::remote::{self, Peer};
 use crate::publish::workers::Workers;
 use crate::publish::{Published, Publisher};
 use crate::rotation::Settlement;
@@ -64,6 +65,17 @@ pub struct Service {
     pub checker: Checker,
     /// The way into the status page.
     pub door: Door,
+    /// Whether bundles have the tokens in them, or only what is known of them.
+    pub tokens: Tokens,
+}
+
+/// How tokens come to Envoy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// In the bundle.
+    Bundled,
+    /// As secrets of their own, which Envoy watches.
+    BySds,
 }
 
 impl Service {
@@ -72,8 +84,9 @@ impl Service {
         let generation = self.publisher.subscribe().borrow().generation;
         let alarm = self.keyring.alarm();
         let config = self.config.borrow().clone();
-        health::sum_up(&config.provider, statuses, alarm, generation, now.unix())
-            .with_config_alarm(self.publisher.config_alarm())
+        health::sum_up(&config.provider, statuses, alarm, generation, now.unix()).with_config_alarm(
+            self.publisher.config_alarm().or_else(|| self.publisher.certificate_alarm(now.unix())),
+        )
     }
 
     fn overview(&self, now: Now) -> Overview {
@@ -85,6 +98,18 @@ impl Service {
             workers: self.workers.list(now),
             starts_envoy: Some(self.surroundings.settled()),
             envoy: None,
+        }
+    }
+
+    /// A bundle as this way has it, once Envoy has had the time to see the tokens' files.
+    async fn document(&self, published: Published) -> Bytes {
+        match self.tokens {
+            Tokens::Bundled => published.document,
+            Tokens::BySds => {
+                let ahead_ms = published.settled_ms.saturating_sub(clock::now().boot_ms);
+                tokio::time::sleep(Duration::from_millis(ahead_ms)).await;
+                published.without_tokens
+            }
         }
     }
 
@@ -104,17 +129,45 @@ pub struct Reloaded {
     pub client_keys_alarm: Option<String>,
 }
 
-/// The routes of the socket.
-pub fn router(service: Service) -> Router {
+/// What filters need, and what is served behind their gate.
+fn gate_routes() -> Router<Service> {
     Router::new()
         .route(BUNDLE_PATH, get(bundle))
         .route(REJECTIONS_PATH, post(reject))
+        .route("/ready", get(report_readiness))
+}
+
+/// The routes for Envoys on other machines. What belongs to the Envoy beside this refresher is not
+/// among them, nor what changes something here.
+pub fn remote_router(service: Service) -> Router {
+    gate_routes()
+        .route("/metrics", get(report_own_metrics))
+        .route("/health", get(report_own_health))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .with_state(service)
+}
+
+/// The routes on loopback, for an Envoy beside this refresher that cannot reach its socket.
+pub fn loopback_router(service: Service) -> Router {
+    Router::new()
+        .route(BUNDLE_PATH, get(bundle))
+        .route(REJECTIONS_PATH, post(reject))
+        .layer(axum::middleware::from_fn(remote::guard))
+        .route("/ready", get(report_readiness))
+        .route("/metrics", get(report_metrics))
+        .route("/health", get(report_health))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .with_state(service)
+}
+
+/// The routes of the socket.
+pub fn router(service: Service) -> Router {
+    gate_routes()
         .route(RELOAD_PATH, post(reload))
         .route(OVERVIEW_PATH, get(report_overview))
         .route("/metrics", get(report_metrics))
         .route(PAGE_PATH, post(invite))
         .route("/health", get(report_health))
-        .route("/ready", get(report_readiness))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(service)
 }
@@ -129,16 +182,21 @@ struct Poll {
     worker: String,
 }
 
-async fn bundle(State(service): State<Service>, Query(poll): Query<Poll>) -> Response {
+async fn bundle(
+    State(service): State<Service>,
+    peer: Option<Extension<Peer>>,
+    Query(poll): Query<Poll>,
+) -> Response {
     let serving = service.publisher.published_ms(poll.generation);
-    service.workers.heard(&poll.worker, poll.generation, serving, clock::now());
+    let envoy = peer.as_ref().map_or("", |Extension(Peer(name))| name);
+    service.workers.heard(envoy, &poll.worker, poll.generation, serving, clock::now());
     let mut published = service.publisher.subscribe();
     let wait = Duration::from_secs(poll.wait.min(MAX_WAIT_S));
     let differs = |published: &Published| {
         published.generation != 0 && published.generation != poll.generation
     };
     match tokio::time::timeout(wait, next(&mut published, differs)).await {
-        Ok(Some(document)) => json_bytes(StatusCode::OK, document),
+        Ok(Some(published)) => json_bytes(StatusCode::OK, service.document(published).await),
         Ok(None) | Err(_) => StatusCode::NO_CONTENT.into_response(),
     }
 }
@@ -146,8 +204,8 @@ async fn bundle(State(service): State<Service>, Query(poll): Query<Poll>) -> Res
 async fn next(
     published: &mut watch::Receiver<Published>,
     wanted: impl FnMut(&Published) -> bool,
-) -> Option<Bytes> {
-    published.wait_for(wanted).await.ok().map(|published| published.document.clone())
+) -> Option<Published> {
+    published.wait_for(wanted).await.ok().map(|published| published.clone())
 }
 
 async fn reject(State(service): State<Service>, body: Bytes) -> Response {
@@ -159,8 +217,8 @@ async fn reject(State(service): State<Service>, body: Bytes) -> Response {
     tracing::debug!(%credential, generation, status, "the upstream refused a token");
     match service.desk.reject(&credential, generation).await {
         Some(Settlement::Replaced) => {
-            let document = service.publisher.subscribe().borrow().document.clone();
-            json_bytes(StatusCode::OK, document)
+            let published = service.publisher.subscribe().borrow().clone();
+            json_bytes(StatusCode::OK, service.document(published).await)
         }
         Some(Settlement::LoginRequired) => {
             let refusal =
@@ -207,13 +265,30 @@ async fn report_health(State(service): State<Service>, Query(depth): Query<Depth
     json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &health)
 }
 
+/// An Envoy elsewhere asks this on behalf of its clients: its own way to the API is not ours to check.
+async fn report_own_health(State(service): State<Service>, Query(depth): Query<Depth>) -> Response {
+    match depth.deep.as_str() {
+        "1" | "true" => StatusCode::NOT_FOUND.into_response(),
+        _ => json(StatusCode::OK, &service.health(clock::now())),
+    }
+}
+
 async fn report_metrics(State(service): State<Service>) -> Response {
     let envoy = service.counters().await;
+    metrics_page(&service, |facts| metrics::page(Facts { envoy, ..facts }))
+}
+
+/// The refresher's part alone.
+async fn report_own_metrics(State(service): State<Service>) -> Response {
+    metrics_page(&service, metrics::own_page)
+}
+
+fn metrics_page(service: &Service, page: impl FnOnce(Facts<'_>) -> Page) -> Response {
     let overview = service.overview(clock::now());
     let check = service.checker.last();
     let resident_bytes = memory::resident_bytes();
-    let facts = Facts { overview: &overview, resident_bytes, check: check.as_ref(), envoy };
-    bytes(StatusCode::OK, exposition::CONTENT_TYPE, metrics::page(facts).text().into())
+    let facts = Facts { overview: &overview, resident_bytes, check: check.as_ref(), envoy: None };
+    bytes(StatusCode::OK, exposition::CONTENT_TYPE, page(facts).text().into())
 }
 
 async fn report_overview(State(service): State<Service>) -> Response {

@@ -15,12 +15,18 @@ pub const FORGOTTEN_MS: u64 = 75_000;
 /// How many VMs are known at most.
 pub const MAX_WORKERS: usize = 4096;
 
+/// How many of them can be of Envoys with one name: none of these can crowd out the others.
+pub const MAX_WORKERS_OF_ENVOY: usize = 1024;
+
 /// The longest name of a VM, in hexadecimal digits.
 const MAX_ID: usize = 32;
 
 /// The VMs that have polled lately.
 #[derive(Clone, Debug, Default)]
-pub struct Workers(Arc<Mutex<BTreeMap<String, Seen>>>);
+pub struct Workers(Arc<Mutex<BTreeMap<Id, Seen>>>);
+
+/// The name of its Envoy, empty for one beside the refresher, and its own.
+type Id = (String, String);
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
@@ -32,12 +38,21 @@ struct Seen {
 }
 
 impl Workers {
-    /// Takes note of a poll. `published_ms` is when the bundle that the VM serves was published, on
+    /// Takes note of a poll. `envoy` is the name of its Envoy, empty for one beside the refresher;
+    /// of whatever name a VM gives itself, it is another than that of another Envoy. `published_ms` is when the bundle that the VM serves was published, on
     /// the boot-time clock, if that is known. A name that is none, or one too many, is passed over.
-    pub fn heard(&self, id: &str, generation: u64, published_ms: Option<u64>, now: Now) {
+    pub fn heard(
+        &self,
+        envoy: &str,
+        id: &str,
+        generation: u64,
+        published_ms: Option<u64>,
+        now: Now,
+    ) {
+        let name = (envoy.to_owned(), id.to_owned());
         let is_id = (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|it| it.is_ascii_hexdigit());
         let mut workers = self.lock();
-        let known = workers.get_mut(id).filter(|seen| seen.is_there(now));
+        let known = workers.get_mut(&name).filter(|seen| seen.is_there(now));
         if let Some(seen) = known {
             if seen.generation != generation {
                 // One that starts later than a bundle is published cannot have it sooner.
@@ -51,10 +66,13 @@ impl Workers {
         if workers.len() >= MAX_WORKERS {
             workers.retain(|_, seen| seen.is_there(now));
         }
-        if is_id && workers.len() < MAX_WORKERS {
+        // The table is in the order of names.
+        let first = (envoy.to_owned(), String::new());
+        let alike = || workers.range(first..).take_while(|((other, _), _)| other == envoy).count();
+        if is_id && workers.len() < MAX_WORKERS && alike() < MAX_WORKERS_OF_ENVOY {
             let (first_ms, last_ms, seen_at) = (now.boot_ms, now.boot_ms, now.unix());
             let seen = Seen { generation, lag_ms: None, first_ms, last_ms, seen_at };
-            workers.insert(id.to_owned(), seen);
+            workers.insert(name, seen);
         }
     }
 
@@ -62,8 +80,9 @@ impl Workers {
     pub fn list(&self, now: Now) -> Vec<Worker> {
         let mut workers = self.lock();
         workers.retain(|_, seen| seen.is_there(now));
-        let worker = |(id, seen): (&String, &Seen)| Worker {
+        let worker = |((envoy, id), seen): (&Id, &Seen)| Worker {
             id: id.clone(),
+            envoy: (!envoy.is_empty()).then(|| envoy.clone()),
             generation: seen.generation,
             lag_ms: seen.lag_ms,
             seen_at: seen.seen_at,
@@ -71,7 +90,7 @@ impl Workers {
         workers.iter().map(worker).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Seen>> {
         // Every change below the lock is complete before anything can fail.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,33 +118,33 @@ mod tests {
     #[test]
     fn the_lag_is_from_publication_to_the_first_poll_with_that_generation() {
         let workers = Workers::default();
-        workers.heard("a1", 7, Some(1_000_000), at(1000));
+        workers.heard("", "a1", 7, Some(1_000_000), at(1000));
         assert_eq!(lags(&workers, 1000), [("a1".to_owned(), 7, None)]);
-        workers.heard("a1", 8, Some(1_002_000), at(2004));
-        workers.heard("a1", 8, Some(1_002_000), at(27_000));
+        workers.heard("", "a1", 8, Some(1_002_000), at(2004));
+        workers.heard("", "a1", 8, Some(1_002_000), at(27_000));
         assert_eq!(lags(&workers, 27_000), [("a1".to_owned(), 8, Some(4))]);
         assert_eq!(workers.list(at(27_000))[0].seen_at, 1_779_000_027);
-        workers.heard("a1", 9, None, at(28_000));
+        workers.heard("", "a1", 9, None, at(28_000));
         assert_eq!(lags(&workers, 28_000), [("a1".to_owned(), 9, None)]);
     }
 
     #[test]
     fn a_vm_that_starts_after_the_publication_lags_from_its_start() {
         let workers = Workers::default();
-        workers.heard("a1", 0, None, at(60_000));
-        workers.heard("a1", 7, Some(1_000_000), at(60_003));
+        workers.heard("", "a1", 0, None, at(60_000));
+        workers.heard("", "a1", 7, Some(1_000_000), at(60_003));
         assert_eq!(lags(&workers, 60_003), [("a1".to_owned(), 7, Some(3))]);
     }
 
     #[test]
     fn a_vm_that_is_silent_is_forgotten() {
         let workers = Workers::default();
-        workers.heard("a1", 7, None, at(0));
+        workers.heard("", "a1", 7, None, at(0));
         assert_eq!(lags(&workers, FORGOTTEN_MS - 1).len(), 1);
         assert_eq!(lags(&workers, FORGOTTEN_MS), []);
         // One that comes back is a new one.
-        workers.heard("a1", 7, None, at(0));
-        workers.heard("a1", 8, Some(1_000_000), at(FORGOTTEN_MS));
+        workers.heard("", "a1", 7, None, at(0));
+        workers.heard("", "a1", 8, Some(1_000_000), at(FORGOTTEN_MS));
         assert_eq!(lags(&workers, FORGOTTEN_MS), [("a1".to_owned(), 8, None)]);
     }
 
@@ -133,15 +152,33 @@ mod tests {
     fn names_are_checked_and_bounded_in_number() {
         let workers = Workers::default();
         for id in ["", "g", "a-b", "\u{e9}", "a b", "0123456789abcdef0123456789abcdef0"] {
-            workers.heard(id, 7, None, at(0));
+            workers.heard("", id, 7, None, at(0));
         }
         assert_eq!(lags(&workers, 0), []);
         for number in 0..MAX_WORKERS + 10 {
-            workers.heard(&format!("{number:x}"), 7, None, at(0));
+            workers.heard(&format!("e{}", number / 1000), &format!("{number:x}"), 7, None, at(0));
         }
         assert_eq!(lags(&workers, 0).len(), MAX_WORKERS);
         // There is room again when others are gone.
-        workers.heard("fffff", 7, None, at(FORGOTTEN_MS));
+        workers.heard("", "fffff", 7, None, at(FORGOTTEN_MS));
         assert_eq!(lags(&workers, FORGOTTEN_MS).len(), 1);
+        for number in 0..MAX_WORKERS {
+            workers.heard("e", &format!("{number:x}"), 7, None, at(FORGOTTEN_MS));
+        }
+        assert_eq!(lags(&workers, FORGOTTEN_MS).len(), 1 + MAX_WORKERS_OF_ENVOY);
+    }
+
+    #[test]
+    fn a_name_is_another_in_another_envoy() {
+        let workers = Workers::default();
+        for (envoy, generation) in [("", 7), ("b.example.org", 8), ("a.example.org", 9)] {
+            workers.heard(envoy, "a1", generation, None, at(0));
+        }
+        let seen = workers.list(at(0)).into_iter().map(|it| (it.envoy, it.generation));
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            seen.collect::<Vec<_>>(),
+            [(None, 7), (named("a.example.org"), 9), (named("b.example.org"), 8)]
+        );
     }
 }

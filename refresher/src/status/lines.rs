@@ -168,7 +168,8 @@ fn workers(screen: &mut Screen, overview: &Overview, unix: u64) {
         let tone = if worker.generation < published { Tone::Warning } else { Tone::Plain };
         let lag = worker.lag_ms.map(|lag| format!(", lag {lag} ms")).unwrap_or_default();
         let seen = span(unix.saturating_sub(worker.seen_at));
-        let rest = format!("generation {}{lag}, seen {seen} ago", worker.generation);
+        let envoy = worker.envoy.as_ref().map(|envoy| format!(", {envoy}")).unwrap_or_default();
+        let rest = format!("generation {}{lag}, seen {seen} ago{envoy}", worker.generation);
         screen.row("", tone, &worker.id, &rest);
     }
     if let Some(more) = workers.len().checked_sub(MAX_WORKERS).filter(|&more| more > 0) {
@@ -282,7 +283,7 @@ mod tests {
     const NOW: u64 = 3_000;
 
     fn worker(id: &str, generation: u64, lag_ms: Option<u64>) -> Worker {
-        Worker { id: id.to_owned(), generation, lag_ms, seen_at: NOW - 4 }
+        Worker { id: id.to_owned(), envoy: None, generation, lag_ms, seen_at: NOW - 4 }
     }
 
     fn busy() -> Overview {

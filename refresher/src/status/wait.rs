@@ -94,8 +94,12 @@ pub fn judge(wanted: Wanted, overview: Option<&Overview>, socket: &str) -> Progr
         return Progress { reached: true, generation: Some(generation), behind: names, message };
     }
     let named = behind.iter().take(NAMED);
-    let mut named: Vec<String> =
-        named.map(|worker| format!("{} (generation {})", worker.id, worker.generation)).collect();
+    let mut named: Vec<String> = named
+        .map(|worker| {
+            let envoy = worker.envoy.as_ref().map(|envoy| format!(" of {envoy}"));
+            format!("{}{} (generation {})", worker.id, envoy.unwrap_or_default(), worker.generation)
+        })
+        .collect();
     if behind.len() > NAMED {
         named.push(format!("{} more", behind.len() - NAMED));
     }
@@ -121,6 +125,7 @@ mod tests {
         overview.health.generation = generation;
         let worker = |(id, generation): &(&str, u64)| Worker {
             id: (*id).to_owned(),
+            envoy: None,
             generation: *generation,
             lag_ms: None,
             seen_at: 0,

@@ -128,8 +128,10 @@ pub(super) fn peek(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
 }
 
 /// Reads a file that the user keeps a secret in: a mode that lets others in is the user's to
-/// mend. Unlike with files of ours a link is followed, since secrets are often mounted as links.
-pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+/// mend. Unlike with files of ours a link is followed, since secrets are often mounted as links;
+/// what is judged is the file that is read. Where `mounted`, a file of root's may be read by its
+/// group: so Kubernetes gives a secret to a user who is not root.
+pub(super) fn read_secret(path: &Path, mounted: bool) -> Result<Zeroizing<Vec<u8>>, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = fs::open(path, flags, Mode::empty()).map_err(|errno| io("open", path, errno))?;
     let stat = fs::fstat(&fd).map_err(|errno| io("look at it", path, errno))?;
@@ -140,8 +142,15 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     if stat.st_uid != user && stat.st_uid != 0 {
         return Err(refuse(path, "somebody else's file", "a file of this user or of root"));
     }
-    if stat.st_mode & 0o077 != 0 {
-        let accepted = "a file that only its owner can read (chmod 600)";
+    let group = mounted && stat.st_uid == 0;
+    let (others, accepted) = match mounted {
+        false => (0o077, "a file that only its owner can read (chmod 600)"),
+        true if group => (0o037, "mode 0640 at most (in a Kubernetes volume, defaultMode: 0440)"),
+        true => {
+            (0o077, "a file that only its owner can read (chmod 600), or root's with mode 0640")
+        }
+    };
+    if stat.st_mode & others != 0 {
         return Err(refuse(path, "others can read this secret", accepted));
     }
     read_bounded(fd, path)

@@ -40,6 +40,7 @@ fn overview() -> Overview {
         },
         workers: vec![Worker {
             id: "a1".to_owned(),
+            envoy: None,
             generation: 8,
             lag_ms: Some(1004),
             seen_at: 999,

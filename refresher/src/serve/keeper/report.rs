@@ -47,7 +47,7 @@ impl Keeper {
             (View::Ready, Some(token)) => {
                 let expires_at = self.expiry(token.expires_at, now);
                 Credential::Ready(Token {
-                    access_token: token.access_token.clone(),
+                    access_token: Some(token.access_token.clone()),
                     token_type: TokenType::Bearer,
                     expires_at,
                     generation: token.generation,
