@@ -45,6 +45,8 @@ pub struct Plan {
     pub workers: u16,
     /// What Envoy does with requests.
     pub proxy: Proxy,
+    /// Whether Envoy's own filter puts in the token, from a file.
+    pub sds: bool,
     /// Another module than the shipped one.
     pub filter: Option<PathBuf>,
     /// Lines for the refresher's configuration file.
@@ -67,6 +69,7 @@ impl Default for Plan {
             host: Ipv4Addr::LOCALHOST.into(),
             workers: 2,
             proxy: Proxy::default(),
+            sds: false,
             filter: None,
             settings: String::new(),
             log: "trace",
@@ -144,6 +147,12 @@ impl Stack {
         let client = http_client()?;
         let url = simulator.url();
         let state = toml::Value::from(dir.path().join("state").display().to_string());
+        if plan.sds {
+            let directory = dir.path().join("sds");
+            let setting = toml::Value::from(directory.display().to_string());
+            plan.settings.push_str(&format!("\n[publish]\nsds_dir = {setting}\n"));
+            plan.proxy.sds_dir = Some(directory);
+        }
         let PlanSettings { top, rest } = PlanSettings::split(&plan.settings);
         let config = format!(
             r#"{top}

@@ -122,6 +122,7 @@ fn what_the_proxy_does_is_set_in_the_file_or_by_the_predecessors_variables() {
         usage: false,
         websocket_paths: vec!["/v1/realtime".to_owned()],
         public_paths: PublicPaths::of(&["/ready".to_owned()]).unwrap(),
+        sds_dir: None,
     };
     assert_eq!(proxy, expected);
     assert_eq!(with("", &[]).unwrap().proxy, Proxy::default());

@@ -116,7 +116,7 @@ mod tests {
     fn read(path: &Path) -> (String, String) {
         let document: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let text = |pointer: &str| document.pointer(pointer).unwrap().as_str().unwrap().to_owned();
-        assert_eq!(text("/resources/0/name") + ".json", *path.file_name().unwrap());
+        assert!(path.ends_with(text("/resources/0/name") + ".json"));
         (text("/version_info"), text("/resources/0/generic_secret/secret/inline_string"))
     }
 

@@ -7,11 +7,11 @@ use anyhow::{Result, bail, ensure};
 use super::Stack;
 use crate::canary::Canaries;
 
-/// Where secrets belong: grants and other programs' logins, what a terminal shows of what is typed
-/// there, and the browser's own profile.
+/// Where secrets belong: grants and other programs' logins, the secrets of Envoy's own filters, what a
+/// terminal shows of what is typed there, and the browser's own profile.
 fn holds_secrets(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    ["grants", "chromium"].contains(&name) || name.ends_with(".screen")
+    ["grants", "chromium", "sds"].contains(&name) || name.ends_with(".screen")
 }
 
 impl Stack {

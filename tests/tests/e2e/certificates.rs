@@ -16,18 +16,23 @@ const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/t
 const BATCH: &str = "spiffe://example.org/batch";
 
 /// A certification authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an authority");
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
+    /// Its own certificate.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// Writes a certificate with its key into one file.
-    fn issue(&self, dir: &Path, name: &str, names: Vec<SanType>) -> Result<PathBuf> {
+    pub(crate) fn issue(&self, dir: &Path, name: &str, names: Vec<SanType>) -> Result<PathBuf> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
         params.extended_key_usages =
@@ -40,7 +45,7 @@ impl Authority {
     }
 }
 
-fn uri(name: &str) -> Result<Vec<SanType>> {
+pub(crate) fn uri(name: &str) -> Result<Vec<SanType>> {
     Ok(vec![SanType::URI(name.try_into()?)])
 }
 

@@ -78,7 +78,7 @@ fn only_a_name_that_is_allowed_in_a_certificate_that_holds_is_let_in() {
     let mut short = Authority::params(&[uri(NAME)]);
     short.not_after = date_time_ymd(2027, 1, 1);
     let (_, _, short) = authority.sign(short);
-    assert!(tls.admit(&[short.clone()], 1_790_000_000).is_ok());
+    assert!(tls.admit(std::slice::from_ref(&short), 1_790_000_000).is_ok());
     assert!(matches!(admit(short), Err(Refusal::Certificate(_))));
 
     let (_, _, other) = foreign.sign(Authority::params(&[uri(NAME)]));
