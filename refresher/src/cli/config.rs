@@ -2,9 +2,11 @@
 //! them.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -52,6 +54,10 @@ pub(super) struct EnvoyConfigArguments {
     /// Where Envoy is to listen [default: listener.host and listener.port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Write it as bootstrap.json into this directory instead, with the filter and the certificates
+    /// to trust beside it, for an Envoy in another container
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
 }
 
 /// What needs no configuration. None: the command does.
@@ -164,8 +170,84 @@ pub(super) fn envoy_config(
     output: Output,
 ) -> anyhow::Result<Exit> {
     let default = SocketAddr::new(config.listener.host, config.listener.port);
-    let text = check::bootstrap(config, arguments.listen.unwrap_or(default))?;
-    let document: serde_json::Value = serde_json::from_str(&text)?;
-    output.text(&format!("{document:#}\n"))?;
+    let listen = arguments.listen.unwrap_or(default);
+    match &arguments.output {
+        None => output.text(&pretty(&check::bootstrap(config, listen)?)?)?,
+        Some(folder) => {
+            write_for_envoy(config, listen, &std::path::absolute(folder)?)?;
+            let folder = folder.display();
+            output.done(
+                &json!({"folder": folder.to_string()}),
+                &format!("wrote bootstrap.json, and the files that it names, to {folder}"),
+            )?;
+        }
+    }
     Ok(Exit::Done)
+}
+
+fn pretty(bootstrap: &str) -> anyhow::Result<String> {
+    let document: serde_json::Value = serde_json::from_str(bootstrap)?;
+    Ok(format!("{document:#}\n"))
+}
+
+/// What the bootstrap names comes first, so that it never names what is not there.
+fn write_for_envoy(config: &Config, listen: SocketAddr, folder: &Path) -> anyhow::Result<()> {
+    let copy = |path: &Path, name| {
+        let bytes = std::fs::read(path);
+        place(folder, name, &bytes.with_context(|| format!("{} cannot be read", path.display()))?)
+    };
+    let mut files = check::envoy_files(config)?;
+    files.filter = copy(&files.filter, "filter.wasm")?;
+    let certificates = files.trusted_ca.as_deref();
+    files.trusted_ca = certificates.map(|path| copy(path, "trusted_ca.pem")).transpose()?;
+    place(folder, "bootstrap.json", pretty(&files.bootstrap(config, listen)?)?.as_bytes())?;
+    Ok(())
+}
+
+/// Writes a file whole, in the place of what was there; says where it is.
+fn place(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+    let (draft, path) = (folder.join(format!(".{name}.new")), folder.join(name));
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&draft, bytes))
+        .and_then(|()| std::fs::rename(&draft, &path));
+    written.with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_for_envoy_names_the_filter_and_the_sockets_that_it_can_see() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source.wasm");
+        std::fs::write(&source, b"\0asm").unwrap();
+        let authority = folder.path().join("ca.pem");
+        std::fs::write(&authority, "certificates").unwrap();
+        let document = format!(
+            "state_dir = \"/var/lib/torchbearer\"\nsocket = \"/run/torchbearer/refresher.sock\"\n\
+             [envoy]\nfilter = {source:?}\ntrusted_ca = {authority:?}\n\
+             admin = \"/run/torchbearer/envoy-admin.sock\"\n"
+        );
+        let config = config::resolve(&document, &Overrides::default(), &|_| None).unwrap();
+        let output = folder.path().join("for-envoy");
+        let listen = SocketAddr::from(([0, 0, 0, 0], 9996));
+        for _ in 0..2 {
+            write_for_envoy(&config, listen, &output).unwrap();
+        }
+        let filter = output.join("filter.wasm");
+        assert_eq!(std::fs::read(&filter).unwrap(), b"\0asm");
+        let bootstrap = std::fs::read_to_string(output.join("bootstrap.json")).unwrap();
+        for named in [
+            format!("\"filename\": {filter:?}"),
+            format!("\"filename\": {:?}", output.join("trusted_ca.pem")),
+            "\"path\": \"/run/torchbearer/envoy-admin.sock\"".to_owned(),
+            "\"path\": \"/run/torchbearer/refresher.sock\"".to_owned(),
+            "\"address\": \"0.0.0.0\"".to_owned(),
+        ] {
+            assert!(bootstrap.contains(&named), "{named} is not in {bootstrap}");
+        }
+        assert!(!bootstrap.contains("/var/lib/torchbearer") && !bootstrap.contains("/ca.pem"));
+    }
 }

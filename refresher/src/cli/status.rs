@@ -23,6 +23,9 @@ pub(super) struct StatusArguments {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Fail where no refresher answers, instead of telling what is stored
+    #[arg(long)]
+    running: bool,
     /// Again every so many seconds, until Ctrl-C; on a terminal in place
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
@@ -47,7 +50,7 @@ pub(super) async fn perform(
     output: Output,
 ) -> anyhow::Result<Exit> {
     let progress = Progress::new(output);
-    let StatusArguments { json, watch, wait_generation, timeout } = *arguments;
+    let StatusArguments { json, running, watch, wait_generation, timeout } = *arguments;
     match (wait_generation, watch) {
         (Some(wanted), _) => {
             wait_for(config, wanted, Duration::from_secs(timeout), json, &progress).await
@@ -62,7 +65,7 @@ pub(super) async fn perform(
                 status::lines::show(&report, look(), clock::now().unix())
             };
             print(&text)?;
-            Ok(exit(&report))
+            Ok(if running && !report.serving { Exit::Other } else { exit(&report) })
         }
     }
 }

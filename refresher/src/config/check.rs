@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::{Config, Problems};
+use crate::admin::Admin;
 use crate::bootstrap;
 use crate::chain;
 use crate::keys::KeyFile;
@@ -127,6 +128,18 @@ impl NoBootstrap {
 ///
 /// See [`NoBootstrap`].
 pub fn bootstrap(config: &Config, listen: std::net::SocketAddr) -> Result<String, NoBootstrap> {
-    let files = Files::of(config).map_err(NoBootstrap::Files)?;
-    Ok(files.bootstrap(config, listen)?)
+    Ok(envoy_files(config)?.bootstrap(config, listen)?)
+}
+
+/// The files of an Envoy that `up` does not start: its admin interface is where the settings say.
+///
+/// # Errors
+///
+/// See [`NoBootstrap`].
+pub fn envoy_files(config: &Config) -> Result<Files, NoBootstrap> {
+    let mut files = Files::of(config).map_err(NoBootstrap::Files)?;
+    if let Some(Admin::Socket(path)) = &config.envoy.admin {
+        files.admin = path.clone();
+    }
+    Ok(files)
 }
