@@ -53,6 +53,7 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/ledger", get(ledger))
         .route("/requests", get(requests))
         .route("/summary", get(summary))
+        .route("/secrets", get(secrets))
         .route("/clear", post(clear))
         .route("/kill", post(kill))
         .route("/revoke_all", post(revoke_all))
@@ -79,6 +80,10 @@ async fn requests(Extract(shared): Shell) -> Response {
 
 async fn summary(Extract(shared): Shell) -> Response {
     Json(Control(shared).summary()).into_response()
+}
+
+async fn secrets(Extract(shared): Shell) -> Response {
+    Json(json!({"secrets": Control(shared).secrets()})).into_response()
 }
 
 async fn clear(Extract(shared): Shell) -> Response {

@@ -33,6 +33,7 @@
 //! | `GET /ledger` | `{"spent_twice": n, "entries": [`[`LedgerEntry`]`…]}` |
 //! | `GET /requests` | `{"entries": [`[`RequestEntry`]`…]}` |
 //! | `GET /summary` | [`Summary`] |
+//! | `GET /secrets` | `{"secrets": [`[`Control::secrets`]`…]}` |
 //! | `POST /clear` | [`Control::clear`] |
 //! | `POST /kill` `{"jti"?: …}` | [`Control::kill_access_token`], [`Control::kill_jti`]; answers `killed` |
 //! | `POST /revoke_all` | [`Control::revoke_all`]; answers `revoked` |
@@ -83,6 +84,9 @@ pub use log::{KEPT_ENTRIES, LedgerEntry, RequestEntry, Summary};
 pub struct Options {
     /// Where to listen; a free port of 127.0.0.1 by default.
     pub listen: SocketAddr,
+    /// What others call it, where something stands in between, such as a TLS server; by default
+    /// where it listens.
+    pub url: Option<String>,
     /// Life of an access token in seconds; 21600, six hours, by default.
     pub token_life: u64,
     /// Approves device logins at once; not by default.
@@ -111,6 +115,7 @@ impl Default for Options {
         let callback = |port: u16| format!("http://127.0.0.1:{port}/callback");
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            url: None,
             token_life: 21_600,
             approve_device: false,
             approve_consent: false,
@@ -155,8 +160,11 @@ impl Simulator {
         let listener = TcpListener::bind(options.listen).await?;
         let (mut key, mut seed) = ([0; 64], [0; 32]);
         getrandom::fill(&mut key).and_then(|()| getrandom::fill(&mut seed))?;
+        let address = listener.local_addr()?;
+        let url = options.url.clone().unwrap_or_else(|| format!("http://{address}"));
         let shared = Arc::new(Shared {
-            url: format!("http://{}", listener.local_addr()?),
+            address,
+            url,
             client_id: options.client_id.clone(),
             key: jwt::Key::new(key),
             changed: watch::Sender::default(),
@@ -166,7 +174,13 @@ impl Simulator {
         Ok(Self { control: Control(shared), server })
     }
 
-    /// `http://127.0.0.1:PORT`: the issuer, and the base of the API.
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.control.0.address
+    }
+
+    /// `http://127.0.0.1:PORT` unless [`Options::url`] says otherwise: the issuer, and the base of
+    /// the API.
     pub fn url(&self) -> &str {
         &self.control.0.url
     }
@@ -185,6 +199,7 @@ impl Drop for Simulator {
 
 /// What every connection shares.
 pub(crate) struct Shared {
+    address: SocketAddr,
     url: String,
     client_id: String,
     key: jwt::Key,
