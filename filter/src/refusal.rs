@@ -259,7 +259,7 @@ mod tests {
             let status: u16 = arguments.next().unwrap().parse().unwrap();
             (Some(status), arguments.next().unwrap())
         });
-        let envoy = include_str!("../../envoy/bootstrap.yaml").split("{code: ").skip(1);
+        let envoy = include_str!("../../envoy/standalone/bootstrap.yaml").split("{code: ").skip(1);
         let envoy = envoy.map(|mapper| (None, mapper.split(',').next().unwrap()));
         let known: Vec<(Option<u16>, &str)> = own.chain(envoy).collect();
         assert!(known.contains(&(Some(401), "invalid_client_key")));

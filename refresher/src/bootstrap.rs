@@ -1,7 +1,7 @@
 //! The Envoy configuration that `up` starts with: the shipped bootstrap with a few values set.
 //!
 //! What a user who runs Envoy himself edits by hand (the lines marked `set:` in
-//! `envoy/bootstrap.yaml`) is set here by path, so there is one bootstrap and no template.
+//! `envoy/standalone/bootstrap.yaml`) is set here by path, so there is one bootstrap and no template.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::config::Proxy;
 
-const SHIPPED: &str = include_str!("../../envoy/bootstrap.yaml");
+const SHIPPED: &str = include_str!("../../envoy/standalone/bootstrap.yaml");
 
 const LISTENER: &str = "/static_resources/listeners/0";
 const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";

@@ -1,4 +1,4 @@
-//! Limits that Envoy's own filters make of the client's name, as `envoy/rate-limit.yaml` shows.
+//! Limits that Envoy's own filters make of the client's name, as `envoy/standalone/rate-limit.yaml` shows.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ async fn envoys_own_limits_go_by_the_clients_name() -> Result<()> {
     let mut stack = Stack::prepare(Plan { client_keys, ..Plan::default() }).await?;
     stack.login().await?;
     stack.start_refresher().await?;
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envoy/rate-limit.yaml");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envoy/standalone/rate-limit.yaml");
     let example: Value = serde_saphyr::from_str(&std::fs::read_to_string(example)?)?;
     let mut bootstrap: Value = serde_json::from_str(&stack.bootstrap()?)?;
     let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";

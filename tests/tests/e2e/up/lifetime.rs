@@ -136,7 +136,7 @@ async fn envoy_accepts_the_bootstrap_as_shipped_and_as_rendered() -> Result<()> 
     let stack = machine(false, "").await?;
     let rendered = stack.dir().join("rendered.json");
     fs::write(&rendered, stack.bootstrap()?)?;
-    for file in [Path::new("envoy/bootstrap.yaml"), &rendered] {
+    for file in [Path::new("envoy/standalone/bootstrap.yaml"), &rendered] {
         let mut command = Process::command(envoy_binary()?);
         command.current_dir(root).args(["--mode", "validate", "--use-dynamic-base-id", "-c"]);
         let output = finished(command.arg(file)).await?;
