@@ -153,6 +153,9 @@ dist: static ## Make the archive of a release, with checksums, in target/dist
 	@$(PACK) release --target $(STATIC) --program $(STATIC_REFRESHER) --native $(STATIC_REFRESHER) \
 	  --module $(WASM) $(BILLS:%=--bill %) --output target/dist
 	@$(PACK) checksums target/dist
+.PHONY: matrix
+matrix: build ## Run the core tests on each Envoy of tests/matrix/versions and note it in the README
+	@tests/matrix/run $(VERSION)
 
 .PHONY: soak
 soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=any
@@ -183,7 +186,7 @@ lint: toolchain ## Check format, lints, documentation and dependencies, each as 
 	cargo deny --log-level error check bans licenses sources
 	@command -v shellcheck >/dev/null || { \
 	  echo "shellcheck is missing; on Debian: apt-get install shellcheck" >&2; exit 1; }
-	shellcheck install.sh .ci/run
+	shellcheck install.sh .ci/run tests/matrix/run
 
 .PHONY: clean
 clean: ## Remove everything that was built or fetched

@@ -11,6 +11,7 @@ mod gateway;
 mod istio;
 mod kubernetes;
 mod merge;
+mod oldest;
 mod proof;
 mod schema;
 mod shipped;
