@@ -153,6 +153,7 @@ dist: static ## Make the archive of a release, with checksums, in target/dist
 	@$(PACK) release --target $(STATIC) --program $(STATIC_REFRESHER) --native $(STATIC_REFRESHER) \
 	  --module $(WASM) $(BILLS:%=--bill %) --output target/dist
 	@$(PACK) checksums target/dist
+
 .PHONY: matrix
 matrix: build ## Run the core tests on each Envoy of tests/matrix/versions and note it in the README
 	@tests/matrix/run $(VERSION)
