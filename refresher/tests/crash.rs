@@ -91,7 +91,11 @@ mod tests {
         match state {
             Credential::Ready(token) => {
                 let stored = place.stored().unwrap();
-                assert_eq!(stored.token.unwrap().access_token, token.access_token, "{moment:?}");
+                assert_eq!(
+                    stored.token.unwrap().access_token,
+                    token.access_token.unwrap(),
+                    "{moment:?}"
+                );
                 assert_ne!(stored.refresh_token, planted.refresh_token);
                 assert_eq!(stored.verdict, None);
                 assert_eq!(outcomes, ["ok"], "{moment:?}");

@@ -62,7 +62,8 @@ mod tests {
         // The provider knows: the access token of that grant is dead too.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let models = format!("{}/v1/models", simulator.url());
-        let request = reqwest::Client::new().get(models).bearer_auth(token.access_token.expose());
+        let access_token = token.access_token.unwrap();
+        let request = reqwest::Client::new().get(models).bearer_auth(access_token.expose());
         assert_eq!(request.send().await.unwrap().status(), 401);
         let (code, text) = log_out(&place, &[]).await;
         assert_eq!((code, text.as_str()), (0, "credential default of demo is not logged in\n"));

@@ -33,7 +33,7 @@ mod tests {
         let mut tokens: Vec<AccessToken> = Vec::new();
         for program in &mut programs {
             match program.settle(|state| matches!(state, Credential::Ready(_))).await {
-                Some(Credential::Ready(token)) => tokens.push(token.access_token),
+                Some(Credential::Ready(token)) => tokens.extend(token.access_token),
                 other => panic!("{other:?}"),
             }
         }

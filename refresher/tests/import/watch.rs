@@ -38,7 +38,7 @@ async fn a_login_of_hermes_is_taken_over_as_it_happens() {
     let first = world.control().issue_grant();
     write(&path, &hermes(url, &first));
     let token = peer.token_after(0).await;
-    assert_eq!(token.access_token.expose(), text(&first, "access_token"));
+    assert_eq!(token.access_token.as_ref().unwrap().expose(), text(&first, "access_token"));
     // Told by the kernel: not as late as the next look.
     assert!(Duration::from_secs(now()) - begun <= Duration::from_secs(3));
     // What is no newer login changes nothing.
@@ -54,7 +54,7 @@ async fn a_login_of_hermes_is_taken_over_as_it_happens() {
     document["providers"]["xai-oauth"]["last_refresh"] = json!(now() + 5);
     write(&path, &document);
     let newer = peer.token_after(token.generation).await;
-    assert_eq!(newer.access_token.expose(), text(&second, "access_token"));
+    assert_eq!(newer.access_token.as_ref().unwrap().expose(), text(&second, "access_token"));
     peer.stop().await;
     std::fs::remove_dir_all(path.ancestors().nth(2).unwrap()).unwrap();
 }
@@ -67,7 +67,7 @@ async fn a_login_of_hermes_is_found_by_looking_too() {
     let answer = world.control().issue_grant();
     write(&path, &hermes(world.simulator.url(), &answer));
     let token = peer.token_after(0).await;
-    assert_eq!(token.access_token.expose(), text(&answer, "access_token"));
+    assert_eq!(token.access_token.as_ref().unwrap().expose(), text(&answer, "access_token"));
     peer.stop().await;
     std::fs::remove_dir_all(path.ancestors().nth(2).unwrap()).unwrap();
 }

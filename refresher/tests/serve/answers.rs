@@ -117,7 +117,7 @@ async fn a_write_that_fails_after_the_answer_is_tried_again_while_memory_serves(
     peer.await_health(alarmed).await;
     std::fs::remove_dir_all(&path).unwrap();
     peer.await_health(|health| !alarmed(health)).await;
-    assert_eq!(world.stored().token.unwrap().access_token, served.access_token);
+    assert_eq!(world.stored().token.unwrap().access_token, served.access_token.unwrap());
     age().await;
     assert_eq!(peer.reject(served.generation).await.0, 200);
     world.assert_honest();
@@ -168,7 +168,7 @@ async fn an_exchange_without_an_answer_is_tried_again_soon_or_never() {
                 })
                 .await;
                 // The token itself is good to its end.
-                assert_eq!(peer.token().await.access_token, token.access_token);
+                assert_eq!(peer.token().await.access_token.unwrap(), token.access_token);
                 assert_eq!(world.control().summary().refresh_requests, 0);
                 assert_eq!(world.stored().verdict.unwrap().reason, reason);
             }
