@@ -84,11 +84,18 @@ impl Deployment {
         let project = Project::new(name, &plan, &provider, &images)?;
         let client = http_client()?;
         let mut deployment = Self { project, provider, key: String::new(), client, images };
-        deployment.project.run(&["up", "--detach"]).await?;
-        deployment.refresher(&["login", "--device"]).await?;
-        deployment.key = deployment.refresher(&["keys", "add", "alice"]).await?;
-        deployment.serves().await?;
-        Ok(deployment)
+        let begun = deployment.begin().await;
+        if begun.is_err() {
+            deployment.print_logs().await;
+        }
+        begun.map(|()| deployment)
+    }
+
+    async fn begin(&mut self) -> Result<()> {
+        self.project.run(&["up", "--detach"]).await?;
+        self.refresher(&["login", "--device"]).await?;
+        self.key = self.refresher(&["keys", "add", "alice"]).await?;
+        self.serves().await
     }
 
     /// The name of all of it.

@@ -24,7 +24,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 
 use deployment::{Deployment, Plan};
 
-type Proof<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+type Proof<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A test: what is to be there, and what has to hold of it.
 struct Case {
