@@ -191,7 +191,10 @@ fn the_bootstrap_with_injection_by_envoy_is_the_shipped_one_and_no_more() {
     let text = |value: &Value| serde_json::to_string_pretty(value).unwrap();
     let (own, made) = (text(&own), text(&made.0));
     let differ = own.lines().zip(made.lines()).find(|(own, made)| own != made);
-    assert_eq!(differ, None, "do the same in envoy/standalone/bootstrap.yaml and envoy/sds/bootstrap.yaml");
+    assert_eq!(
+        differ, None,
+        "do the same in envoy/standalone/bootstrap.yaml and envoy/sds/bootstrap.yaml"
+    );
     assert_eq!(own.lines().count(), made.lines().count());
 }
 

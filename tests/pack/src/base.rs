@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde::de::DeserializeOwned;
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::archive::read;
@@ -77,7 +77,8 @@ pub(crate) fn read_layout(folder: &Path, architecture: &str) -> Result<Base> {
     ensure!(own == architecture, "the base is for {own}; accepted: one for {architecture}");
     let mut base = Base { diff_ids: rootfs.diff_ids, history, ..Base::default() };
     for layer in document.layers {
-        let Some(name) = layer["digest"].as_str() else { bail!("a layer of the base has no digest") };
+        let name = layer.get("digest").and_then(Value::as_str);
+        let name = name.context("a layer of the base has no digest")?;
         base.blobs.insert(name.to_owned(), blob(folder, name)?);
         base.layers.push(layer);
     }
@@ -91,9 +92,9 @@ fn json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
 
 /// A blob, if it is what its name says.
 fn blob(folder: &Path, name: &str) -> Result<Vec<u8>> {
-    let plain = name.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
-    });
+    let plain = name
+        .strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
     ensure!(plain, "{name} in the base; accepted: sha256 and 64 hexadecimal digits");
     let bytes = read(&folder.join(blob_path(name)))?;
     ensure!(digest(&bytes) == name, "{name} in the base has another content");

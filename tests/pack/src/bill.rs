@@ -63,7 +63,8 @@ fn parse(lines: &str) -> Result<Tree> {
     for line in lines.lines().filter(|line| !line.is_empty()) {
         let unknown = || format!("cargo tree said {line:?}");
         let mut fields = line.splitn(3, '|');
-        let depth: usize = fields.next().and_then(|depth| depth.parse().ok()).with_context(unknown)?;
+        let depth: usize =
+            fields.next().and_then(|depth| depth.parse().ok()).with_context(unknown)?;
         let mut words = fields.next().with_context(unknown)?.split(' ');
         let name = words.next().with_context(unknown)?.to_owned();
         let version = words.next().and_then(|word| word.strip_prefix('v')).with_context(unknown)?;
@@ -109,20 +110,20 @@ fn document(
     epoch: u64,
 ) -> Result<Value> {
     let component = |package: &Package, facts: &Facts, kind: &str| {
-        let mut component = json!({
-            "type": kind,
-            "bom-ref": package.purl(),
-            "name": package.name,
-            "version": package.version,
-            "purl": package.purl(),
-        });
-        if !facts.license.is_empty() {
-            component["licenses"] = json!([{"expression": facts.license}]);
-        }
-        if let Some(checksum) = checksums.get(package) {
-            component["hashes"] = json!([{"alg": "SHA-256", "content": checksum}]);
-        }
-        component
+        let license = (!facts.license.is_empty())
+            .then(|| ("licenses", json!([{"expression": facts.license}])));
+        let checksum = checksums
+            .get(package)
+            .map(|checksum| ("hashes", json!([{"alg": "SHA-256", "content": checksum}])));
+        let members = [
+            ("type", json!(kind)),
+            ("bom-ref", json!(package.purl())),
+            ("name", json!(package.name)),
+            ("version", json!(package.version)),
+            ("purl", json!(package.purl())),
+        ];
+        let members = members.into_iter().chain(license).chain(checksum);
+        Value::from_iter(members.map(|(name, value)| (name.to_owned(), value)))
     };
     let own = tree.packages.get(&tree.root).context("the package is not in its own tree")?;
     let others = tree.packages.iter().filter(|(package, _)| **package != tree.root);

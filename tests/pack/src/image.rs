@@ -55,7 +55,8 @@ impl Image {
         let mut diff_ids = base.diff_ids;
         diff_ids.push(format!("sha256:{}", sha256(&tar)));
         let mut history = base.history;
-        history.push(json!({"created": created, "created_by": "make images", "comment": about.name}));
+        history
+            .push(json!({"created": created, "created_by": "make images", "comment": about.name}));
         let layer = gzip(&tar)?;
         layers.push(json!({"mediaType": LAYER, "digest": digest(&layer), "size": layer.len()}));
         keep(&mut blobs, layer);

@@ -80,7 +80,8 @@ fn main() -> Result<()> {
     let Arguments { epoch, command } = Arguments::parse();
     match command {
         Command::Refresher { parts, base, output } => {
-            let base = base.map(|path| base::read_layout(&path, parts.architecture()?)).transpose()?;
+            let base =
+                base.map(|path| base::read_layout(&path, parts.architecture()?)).transpose()?;
             write(&refresher::image(&parts, base, epoch)?, &output)
         }
         Command::Filter { module, output } => {

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn a_page_tells_the_commands_below_its_own() {
-        let page = ".TP\nrefresher\\-envoy\\-config(1)\nPrint\n.TP\nrefresher\\-help(1)\n.TP\nls(1)\n";
+        let page =
+            ".TP\nrefresher\\-envoy\\-config(1)\nPrint\n.TP\nrefresher\\-help(1)\n.TP\nls(1)\n";
         assert_eq!(subcommands(page, "refresher"), ["envoy-config"]);
         assert!(subcommands(page, "refresher-keys").is_empty());
     }

@@ -151,9 +151,11 @@ mod tests {
     #[test]
     fn processors_have_the_names_of_the_oci() {
         let folder = tempfile::tempdir().unwrap();
-        for (target, architecture) in
-            [("x86_64-unknown-linux-musl", Some("amd64")), ("aarch64-unknown-linux-musl", Some("arm64")), ("riscv64gc-unknown-linux-musl", None)]
-        {
+        for (target, architecture) in [
+            ("x86_64-unknown-linux-musl", Some("amd64")),
+            ("aarch64-unknown-linux-musl", Some("arm64")),
+            ("riscv64gc-unknown-linux-musl", None),
+        ] {
             assert_eq!(parts(folder.path(), target).architecture().ok(), architecture);
         }
     }

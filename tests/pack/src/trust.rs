@@ -43,7 +43,8 @@ mod tests {
         assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), TLS_SERVER_ROOT_CERTS.len());
         assert!(TLS_SERVER_ROOT_CERTS.len() > 100);
         assert!(bundle.lines().all(|line| line.len() <= 64));
-        let first: String = bundle.lines().skip(1).take_while(|line| !line.starts_with('-')).collect();
+        let first: String =
+            bundle.lines().skip(1).take_while(|line| !line.starts_with('-')).collect();
         let first = STANDARD.decode(first).unwrap();
         assert!(TLS_SERVER_ROOT_CERTS.iter().any(|root| root.as_ref() == first));
     }

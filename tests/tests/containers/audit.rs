@@ -15,7 +15,8 @@ impl Deployment {
         let arrived = entries(&requests);
         ensure!(!arrived.is_empty(), "nothing has reached the API");
         for request in &arrived {
-            let [bearer] = request["authorization"].as_array().map_or(&[][..], Vec::as_slice) else {
+            let [bearer] = request["authorization"].as_array().map_or(&[][..], Vec::as_slice)
+            else {
                 bail!("{} reached the API", request["authorization"]);
             };
             ensure!(bearer != "invalid", "a foreign authorization reached the API");
@@ -30,7 +31,8 @@ impl Deployment {
 
         let secrets = self.provider.ask("secrets").await?;
         let secrets = secrets["secrets"].as_array().context("the provider's secrets")?;
-        let secrets: Vec<_> = secrets.iter().filter_map(|it| it.as_str()).map(str::to_owned).collect();
+        let secrets: Vec<_> =
+            secrets.iter().filter_map(|it| it.as_str()).map(str::to_owned).collect();
         ensure!(!secrets.is_empty(), "the provider has given nothing out");
         let canaries = Canaries::new(&secrets, std::slice::from_ref(&self.key))?;
         canaries.clear("a log", self.logs().await?.as_bytes())?;

@@ -156,9 +156,21 @@ impl Deployment {
         let volume = format!("{}_run:/run/torchbearer", self.name());
         let socket = format!("/run/torchbearer/{socket}");
         docker(&[
-            "run", "--rm", "--network", "none", "--user", user, "--volume", &volume,
-            "--entrypoint", "/usr/local/bin/provider", &self.images.provider,
-            "ask", &socket, method, target,
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--user",
+            user,
+            "--volume",
+            &volume,
+            "--entrypoint",
+            "/usr/local/bin/provider",
+            &self.images.provider,
+            "ask",
+            &socket,
+            method,
+            target,
         ])
         .await
     }
@@ -167,8 +179,19 @@ impl Deployment {
     pub async fn in_state(&self, line: &str) -> Result<String> {
         let volume = format!("{}_state:/state", self.name());
         docker(&[
-            "run", "--rm", "--network", "none", "--user", "65532:65532", "--volume", &volume,
-            "--entrypoint", "/bin/bash", &self.images.envoy, "-c", line,
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--user",
+            "65532:65532",
+            "--volume",
+            &volume,
+            "--entrypoint",
+            "/bin/bash",
+            &self.images.envoy,
+            "-c",
+            line,
         ])
         .await
     }

@@ -4,6 +4,11 @@
 //! Without a Docker engine each test is skipped, and says so by its name. What a test makes is removed
 //! when it ends, however it ends.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "allowed in tests, of which clippy does not know one that has a main of its own"
+)]
+
 mod audit;
 mod deployment;
 mod engine;

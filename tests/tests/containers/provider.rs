@@ -44,8 +44,17 @@ impl Provider {
         let life = token_life.to_string();
         let listen = format!("0.0.0.0:{PORT}");
         let command = [
-            "serve", "--url", &url, "--listen", &listen, "--certificate", "/certificate.pem",
-            "--key", "/key.pem", "--token-life", &life,
+            "serve",
+            "--url",
+            &url,
+            "--listen",
+            &listen,
+            "--certificate",
+            "/certificate.pem",
+            "--key",
+            "/key.pem",
+            "--token-life",
+            &life,
         ];
         let container = GenericImage::new(image, tag)
             .with_entrypoint("/usr/local/bin/provider")

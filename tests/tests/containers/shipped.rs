@@ -28,7 +28,11 @@ pub async fn the_compose_file_serves_with_a_key_and_shares_its_socket(
         let host = &found["HostConfig"];
         ensure!(host["ReadonlyRootfs"] == true && host["Privileged"] == false);
         ensure!(host["CapDrop"] == json!(["ALL"]), "{}", host["CapDrop"]);
-        ensure!(host["SecurityOpt"] == json!(["no-new-privileges:true"]), "{}", host["SecurityOpt"]);
+        ensure!(
+            host["SecurityOpt"] == json!(["no-new-privileges:true"]),
+            "{}",
+            host["SecurityOpt"]
+        );
         it.healthy(container).await?;
     }
     // Envoy is healthy with its workers at the newest; the refresher sees Envoy's admin interface.
@@ -49,9 +53,11 @@ pub async fn the_compose_file_serves_with_a_key_and_shares_its_socket(
     // The image is small, and trusts the public authorities without the machine's help: a provider
     // that cannot be reached is another failure than a client that cannot be made.
     let image = it.inspect(&refresher).await?["Image"].as_str().context("the image")?.to_owned();
-    let size: u64 = docker(&["image", "inspect", "--format", "{{.Size}}", &image]).await?.parse()?;
+    let size: u64 =
+        docker(&["image", "inspect", "--format", "{{.Size}}", &image]).await?.parse()?;
     ensure!(size < MAX_IMAGE_BYTES, "the image has {size} bytes");
-    let lonely = ["run", "--rm", "--network", "none", &image, "--provider", "xai", "login", "--device"];
+    let lonely =
+        ["run", "--rm", "--network", "none", &image, "--provider", "xai", "login", "--device"];
     let said = docker(&lonely).await.err().context("a login without a network")?.to_string();
     ensure!(said.contains("exit status: 6"), "{said}");
     Ok(())
