@@ -72,6 +72,8 @@ pub struct Deployment {
     /// For requests.
     pub client: reqwest::Client,
     images: Images,
+    /// The port of the first Envoy.
+    first: u16,
 }
 
 impl Deployment {
@@ -83,7 +85,9 @@ impl Deployment {
         let provider = Provider::start(&images, &name, plan.token_life).await?;
         let project = Project::new(name, &plan, &provider, &images)?;
         let client = http_client()?;
-        let mut deployment = Self { project, provider, key: String::new(), client, images };
+        let first = project.port;
+        let key = String::new();
+        let mut deployment = Self { project, provider, key, client, images, first };
         let begun = deployment.begin().await;
         if begun.is_err() {
             deployment.print_logs().await;
@@ -93,6 +97,11 @@ impl Deployment {
 
     async fn begin(&mut self) -> Result<()> {
         self.project.run(&["up", "--detach"]).await?;
+        // Of a range, the engine takes the one that it likes.
+        let envoy = self.container("envoy").await?;
+        let published = docker(&["port", &envoy, "9996/tcp"]).await?;
+        let port = published.rsplit(':').next().and_then(|port| port.parse().ok());
+        self.first = port.with_context(|| format!("no port: {published}"))?;
         self.refresher(&["login", "--device"]).await?;
         self.key = self.refresher(&["keys", "add", "alice"]).await?;
         self.serves().await
@@ -196,9 +205,13 @@ impl Deployment {
         .await
     }
 
-    /// The address of an Envoy, by the number of its port.
+    /// The address of an Envoy: 0 is the first, 1 the one that was added.
     pub fn url(&self, envoy: u16, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.project.port + envoy)
+        // Of two, the one that is not the first.
+        let other =
+            if self.first == self.project.port { self.first + 1 } else { self.project.port };
+        let port = if envoy == 0 { self.first } else { other };
+        format!("http://127.0.0.1:{port}{path}")
     }
 
     /// The status of a GET with the key on a connection of its own; 0: there was no answer.
