@@ -22,7 +22,7 @@ export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER := $(CURDIR)/$(RUNNER)
 # What is handed out is linked with nothing, so that it runs on any Linux and in an empty image.
 STATIC := $(shell uname -m)-unknown-linux-musl
 STATIC_REFRESHER := target/$(STATIC)/release/refresher
-PACK := cargo run --quiet --package pack --
+PACK := cargo run --quiet --bin pack --
 BILLS := target/sbom/refresher.cdx.json target/sbom/filter.cdx.json
 IMAGES := target/images/refresher.tar target/images/filter.tar
 # It is made the same each time: at the time of the last commit, and without the paths of this machine.
@@ -53,14 +53,14 @@ smoke: build envoy ## The same as demo, but end; fails if a proof does not hold
 	@$(DEMO) --exit
 
 # Asked for by name, so that Ctrl-C reaches the demo alone and not cargo around it.
-DEMO = echo "building the demo" >&2 && cargo build --quiet --package tests && REFRESHER_BIN=target/release/refresher exec target/debug/demo
+DEMO = echo "building the demo" >&2 && cargo build --quiet --workspace --bin demo && REFRESHER_BIN=target/release/refresher exec target/debug/demo
 
 .PHONY: build
 build: toolchain ## Build what is installed: target/release/refresher and target/filter.wasm
 	@echo "building refresher and filter (the first time takes some minutes)" >&2
 	@cargo build --quiet --release --package refresher
 	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
-	@cargo run --quiet --package slim -- target/$(TARGET)/wasm/filter.wasm $(WASM)
+	@cargo run --quiet --bin slim -- target/$(TARGET)/wasm/filter.wasm $(WASM)
 	@cp $(WASM) target/release/filter.wasm
 	@size=$$(wc -c < $(WASM)); if (( size > 300 * 1024 )); then \
 	  echo "$(WASM) has $$size bytes, more than 300 KiB" >&2; exit 1; fi
@@ -101,10 +101,11 @@ node:
 	@command -v node >/dev/null || { \
 	  echo "node is missing; on Debian: apt-get install nodejs" >&2; exit 1; }
 
-# Its own lock file can name versions that a mirror of the registry does not have yet.
+# Its own lock file can name versions that a mirror of the registry does not have yet. Without
+# optimisation it is built in half the time.
 $(RUNNER):
 	@echo "building wasm-bindgen-test-runner $(RUNNER_VERSION), once (some minutes)" >&2
-	@install() { cargo install --quiet --root $(RUNNER_ROOT) --bin $(@F) "$$@"; }; \
+	@install() { cargo install --quiet --debug --root $(RUNNER_ROOT) --bin $(@F) "$$@"; }; \
 	install --locked wasm-bindgen-cli@$(RUNNER_VERSION) 2>/dev/null || \
 	install wasm-bindgen-cli@$(RUNNER_VERSION)
 
@@ -160,7 +161,7 @@ matrix: build ## Run the core tests on each Envoy of tests/matrix/versions and n
 
 .PHONY: soak
 soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=any
-	@cargo build --quiet --package tests
+	@cargo build --quiet --workspace --bin soak
 	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/debug/soak \
 	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
@@ -168,7 +169,7 @@ soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=
 bench: build envoy target/bench-python/.installed ## Compare with peers and with the limit, in 15 minutes; PARTS=glance in one
 	@cargo build --quiet --release --package tests --bin bench
 	@cargo build --quiet --profile wasm --target $(TARGET) --package empty
-	@cargo run --quiet --package slim -- target/$(TARGET)/wasm/empty.wasm target/empty.wasm
+	@cargo run --quiet --bin slim -- target/$(TARGET)/wasm/empty.wasm target/empty.wasm
 	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/release/bench $(PARTS)
 
 target/bench-python/.installed: tests/bench-requirements.txt
