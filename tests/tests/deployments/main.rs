@@ -14,5 +14,6 @@ mod merge;
 mod oldest;
 mod proof;
 mod schema;
+mod sds;
 mod shipped;
 mod standalone;

@@ -87,7 +87,12 @@ pub async fn valid_for_envoy(stack: &Stack, configuration: &Value) -> Result<()>
 
 /// A provider that is logged in to, with a refresher and without an Envoy.
 pub async fn sidecar() -> Result<Stack> {
-    let mut stack = Stack::prepare(Plan::default()).await?;
+    sidecar_as(Plan::default()).await
+}
+
+/// The same, otherwise than usual.
+pub async fn sidecar_as(plan: Plan) -> Result<Stack> {
+    let mut stack = Stack::prepare(plan).await?;
     stack.login().await?;
     stack.start_refresher().await?;
     Ok(stack)
