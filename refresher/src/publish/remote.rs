@@ -39,7 +39,8 @@ pub const MAX_HANDSHAKES: usize = 256;
 /// How long a handshake may take, its turn included.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// The largest head of a request, in bytes. Hyper does not take less than 8 KiB.
+/// How many bytes of a request's head may have come without its end; with what is read at once a head
+/// can have twice as many. Hyper does not take less than 8 KiB.
 pub const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// How many headers a request may have: those of a client of the gate come through, too.
