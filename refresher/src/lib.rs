@@ -6,6 +6,7 @@
 //! setting means, [`keys`] what a change of the client keys does. Time, randomness, sockets and files are met at the edge only: [`clock`],
 //! [`http`], [`store`], [`serve`], [`up`] and the interactive half of [`login`].
 
+mod accept;
 pub mod admin;
 pub mod bootstrap;
 pub mod chain;

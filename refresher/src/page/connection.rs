@@ -1,6 +1,5 @@
 //! The connections of the page: few, and none for ever.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,10 +7,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
-use crate::chain;
+use crate::accept;
 
 /// How many connections there are at the same time; a browser opens six.
 pub const MAX_CONNECTIONS: usize = 32;
@@ -31,31 +28,9 @@ const LIFE: Duration = Duration::from_secs(300);
 /// How long the last answer on it may take.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// The pause after a connection could not be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Serves until it is dropped, and every connection with it.
 pub(super) async fn serve(listener: TcpListener, router: Router) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                connections.spawn(async move {
-                    attend(stream, router).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(error = %chain::line(&error), "no connection to the status page");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
+    accept::connections(listener, MAX_CONNECTIONS, |stream| attend(stream, router.clone())).await;
 }
 
 async fn attend(stream: TcpStream, router: Router) {

@@ -24,11 +24,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::tls::Tls;
-use crate::{chain, clock};
+use crate::{accept, chain, clock};
 
 /// How many connections there are at the same time: two for each worker of 500 Envoys.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -49,9 +48,6 @@ pub const MAX_HEADERS: usize = 128;
 /// How long the head of the next request may be awaited. Longer than Envoy keeps an idle connection
 /// of the shipped cluster, so that none is closed while a request is on its way.
 pub const HEAD: Duration = Duration::from_secs(120);
-
-/// The pause after a connection could not be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the log hears of clients that are not let in, in milliseconds.
 const COMPLAINT_MS: u64 = 10_000;
@@ -98,7 +94,8 @@ async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener,
 /// at once, for connections that are open too.
 pub async fn serve(listener: TcpListener, terms: watch::Receiver<Arc<Tls>>, router: Router) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    accept(listener, |stream| {
+    accept::connections(listener, MAX_CONNECTIONS, |stream| {
+        let _ = stream.set_nodelay(true);
         let (terms, router, handshakes) = (terms.clone(), router.clone(), handshakes.clone());
         attend(stream, terms, router, handshakes)
     })
@@ -107,7 +104,8 @@ pub async fn serve(listener: TcpListener, terms: watch::Receiver<Arc<Tls>>, rout
 
 /// Serves everybody who can connect, until this is dropped.
 pub async fn serve_plainly(listener: TcpListener, router: Router) {
-    accept(listener, |stream| {
+    accept::connections(listener, MAX_CONNECTIONS, |stream| {
+        let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         async move {
             // What a client did wrong is its own affair.
@@ -115,33 +113,6 @@ pub async fn serve_plainly(listener: TcpListener, router: Router) {
         }
     })
     .await;
-}
-
-async fn accept<F>(listener: TcpListener, attend: impl Fn(TcpStream) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
-                let attended = attend(stream);
-                connections.spawn(async move {
-                    attended.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(error = %chain::line(&error), "a connection was not accepted");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
 }
 
 async fn attend(
