@@ -26,6 +26,11 @@ impl Control {
         self.0.look(|state, _| state.logs.requests())
     }
 
+    /// Those of them with a higher number than `sequence`.
+    pub fn requests_after(&self, sequence: u64) -> Vec<RequestEntry> {
+        self.0.look(|state, _| state.logs.requests_after(sequence))
+    }
+
     /// The counts.
     pub fn summary(&self) -> Summary {
         self.0.look(|state, _| state.logs.summary)

@@ -80,6 +80,8 @@ pub struct Summary {
     pub api_requests: u64,
     /// Those of them whose token was refused.
     pub refused: u64,
+    /// Requests of any kind that a fault has struck.
+    pub struck: u64,
 }
 
 /// Both logs and their counts.
@@ -137,6 +139,11 @@ impl Logs {
         self.requests.iter().cloned().collect()
     }
 
+    pub(crate) fn requests_after(&self, sequence: u64) -> Vec<RequestEntry> {
+        let first = self.requests.partition_point(|entry| entry.sequence <= sequence);
+        self.requests.range(first..).cloned().collect()
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Self { sequence: self.sequence, ..Self::default() };
     }
@@ -169,6 +176,10 @@ mod tests {
         logs.amend(1, |_| panic!("the first entry has gone"));
         logs.amend(2, |entry| entry.status = Some(200));
         assert_eq!(logs.requests().first().unwrap().status, Some(200));
+        assert_eq!(logs.requests_after(0), logs.requests());
+        let last = logs.requests().pop().unwrap();
+        assert_eq!(logs.requests_after(last.sequence - 1), [last.clone()]);
+        assert_eq!(logs.requests_after(last.sequence), []);
         logs.clear();
         assert_eq!(logs.summary, Summary::default());
         assert_eq!(logs.arrive(RequestEntry::default()), KEPT_ENTRIES as u64 + 2);

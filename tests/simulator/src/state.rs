@@ -104,7 +104,9 @@ impl State {
                 self.faults.remove(&target);
             }
         }
-        (struck.count != Some(0)).then_some(struck)
+        let strikes = struck.count != Some(0);
+        self.logs.summary.struck += u64::from(strikes);
+        strikes.then_some(struck)
     }
 
     /// The scope to grant for the one asked for, if all of it may be had.
@@ -325,5 +327,8 @@ mod tests {
         assert_eq!(struck, 2);
         state.faults.insert(Target::Token, Fault::new(Target::Token));
         assert!((0..9).all(|_| state.take_fault(Target::Token).is_some()));
+        state.faults.insert(Target::Token, Fault { count: Some(0), ..Fault::new(Target::Token) });
+        assert!(state.take_fault(Target::Token).is_none());
+        assert_eq!(state.logs.summary.struck, 2 + 9);
     }
 }
