@@ -1,10 +1,10 @@
 //! Provider, refresher and Envoy together.
 
 mod audit;
+mod envoy;
 
-use std::fs::DirBuilder;
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use simulator::{Control, Options, Simulator};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::artefacts::{envoy_binary, filter_module, refresher_binary};
+use crate::artefacts::{filter_module, refresher_binary};
 use crate::clock::eventually;
 use crate::metrics::Metrics;
 use crate::process::Process;
@@ -51,6 +51,12 @@ pub struct Plan {
     pub filter: Option<PathBuf>,
     /// Lines for the refresher's configuration file.
     pub settings: String,
+    /// Where the refresher keeps its state, in place of a folder of the stack's.
+    pub state_dir: Option<PathBuf>,
+    /// Environment variables of the refresher and of Envoy.
+    pub environment: Vec<(&'static str, OsString)>,
+    /// Further arguments of Envoy.
+    pub envoy_arguments: Vec<&'static str>,
     /// The level of what the filter and the refresher log.
     pub log: &'static str,
     /// Whether the programs' logs are kept to themselves at the end.
@@ -72,6 +78,9 @@ impl Default for Plan {
             sds: false,
             filter: None,
             settings: String::new(),
+            state_dir: None,
+            environment: Vec::new(),
+            envoy_arguments: Vec::new(),
             log: "trace",
             quiet: false,
         }
@@ -101,10 +110,13 @@ pub fn own_port() -> Result<TcpListener> {
 pub struct Stack {
     // In the order in which they have to end.
     envoy: Option<Process>,
+    /// How many Envoys it has replaced by a hot restart.
+    epoch: u32,
     refresher: Option<Process>,
     simulator: Simulator,
     plan: Plan,
     dir: TempDir,
+    state_dir: PathBuf,
     /// The registered ports of the callback, in the order in which they are tried.
     pub callbacks: Vec<u16>,
     /// Where Envoy listens.
@@ -146,7 +158,8 @@ impl Stack {
         let simulator = Simulator::start(plan.provider.clone()).await?;
         let client = http_client()?;
         let url = simulator.url();
-        let state = toml::Value::from(dir.path().join("state").display().to_string());
+        let state_dir = plan.state_dir.clone().unwrap_or_else(|| dir.path().join("state"));
+        let state = toml::Value::from(state_dir.display().to_string());
         if plan.sds {
             let directory = dir.path().join("sds");
             let setting = toml::Value::from(directory.display().to_string());
@@ -170,7 +183,19 @@ upstream = "{url}"
         );
         std::fs::write(dir.path().join("config.toml"), config)?;
         let address = SocketAddr::new(plan.host, 0);
-        Ok(Self { envoy: None, refresher: None, simulator, plan, dir, callbacks, address, client })
+        let (envoy, epoch, refresher) = (None, 0, None);
+        Ok(Self {
+            envoy,
+            epoch,
+            refresher,
+            simulator,
+            plan,
+            dir,
+            state_dir,
+            callbacks,
+            address,
+            client,
+        })
     }
 
     /// The folder with everything that the stack writes.
@@ -180,7 +205,7 @@ upstream = "{url}"
 
     /// The refresher's state directory.
     pub fn state_dir(&self) -> PathBuf {
-        self.dir().join("state")
+        self.state_dir.clone()
     }
 
     /// The refresher's socket.
@@ -203,6 +228,11 @@ upstream = "{url}"
         self.simulator.url()
     }
 
+    /// Where the provider and its API listen, whatever stands before them.
+    pub fn provider_address(&self) -> SocketAddr {
+        self.simulator.address()
+    }
+
     /// A refresher command with this stack's configuration.
     ///
     /// # Errors
@@ -216,7 +246,8 @@ upstream = "{url}"
     }
 
     fn launch(&self, name: &str, command: &mut Command) -> Result<Process> {
-        let process = Process::start(name, self.dir(), command.env("LOG_LEVEL", self.plan.log))?;
+        command.env("LOG_LEVEL", self.plan.log).envs(self.plan.environment.iter().cloned());
+        let process = Process::start(name, self.dir(), command)?;
         Ok(if self.plan.quiet { process.quiet() } else { process })
     }
 
@@ -298,44 +329,6 @@ upstream = "{url}"
             dead_token: &Rule::default(),
             proxy: &self.plan.proxy,
         })?)
-    }
-
-    /// Starts Envoy with another bootstrap.
-    ///
-    /// # Errors
-    ///
-    /// When it does not start listening.
-    pub async fn start_envoy_with(&mut self, bootstrap: &str) -> Result<()> {
-        let file = self.dir().join("bootstrap.json");
-        std::fs::write(&file, bootstrap)?;
-        // Envoy's admin socket is to be in there, also where no refresher has run yet.
-        DirBuilder::new().recursive(true).mode(0o700).create(self.state_dir())?;
-        let mut command = Process::command(envoy_binary()?);
-        command.arg("-c").arg(file).arg("--use-dynamic-base-id");
-        command.args(["--concurrency", &self.plan.workers.to_string()]);
-        // Of Envoy's own components, those that deal with requests print headers at such a level.
-        command.args(["-l", "info", "--component-log-level", &format!("wasm:{}", self.plan.log)]);
-        let mut envoy = self.launch("envoy", &mut command)?;
-        let listening = eventually(START, async || {
-            if envoy.ended().is_some() {
-                return Some(None);
-            }
-            self.listener_address().await.map(Some)
-        });
-        let Some(address) = listening.await.flatten() else {
-            bail!("Envoy does not listen: {}", envoy.log());
-        };
-        self.address = address;
-        self.envoy = Some(envoy);
-        Ok(())
-    }
-
-    async fn listener_address(&self) -> Option<SocketAddr> {
-        let listeners = self.admin("/listeners?format=json").await.ok()?.json();
-        let address = listeners.pointer("/listener_statuses/0/local_address/socket_address")?;
-        let host = address.get("address")?.as_str()?.parse().ok()?;
-        let port = address.get("port_value")?.as_u64()?.try_into().ok()?;
-        Some(SocketAddr::new(host, port))
     }
 
     /// Asks Envoy's admin interface.

@@ -25,6 +25,9 @@ impl Stack {
         let keys: Vec<_> = self.plan.client_keys.iter().map(|(_, key)| (*key).to_owned()).collect();
         let canaries = Canaries::new(&self.provider().secrets(), &keys)?;
         canaries.clear_files(self.dir(), &holds_secrets)?;
+        if !self.state_dir.starts_with(self.dir()) {
+            canaries.clear_files(&self.state_dir, &holds_secrets)?;
+        }
         canaries.clear_arguments()?;
         let dumps = ["/config_dump", "/stats", "/stats/prometheus", "/clusters", "/listeners"];
         canaries.clear_answers(&self.admin_socket(), &dumps)?;
