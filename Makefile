@@ -160,10 +160,12 @@ matrix: build ## Run the core tests on each Envoy of tests/matrix/versions and n
 	@tests/matrix/run $(VERSION)
 
 .PHONY: soak
-soak: build envoy ## Rotate every 2 s under traffic and faults: MINUTES=5, SEED=any
+soak: build envoy ## Rotate every 3 s under traffic and one fault after the other: MINUTES=5, SEED=any, OUT=folder
+	@command -v unshare >/dev/null || { \
+	  echo "unshare is missing; on Debian: apt-get install util-linux" >&2; exit 1; }
 	@cargo build --quiet --workspace --bin soak
-	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/debug/soak \
-	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+	@REFRESHER_BIN=$(CURDIR)/target/release/refresher unshare --mount target/debug/soak \
+	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench
 bench: build envoy target/bench-python/.installed ## Compare with peers and with the limit, in 15 minutes; PARTS=glance in one

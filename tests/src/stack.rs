@@ -53,7 +53,7 @@ pub struct Plan {
     pub settings: String,
     /// Where the refresher keeps its state, in place of a folder of the stack's.
     pub state_dir: Option<PathBuf>,
-    /// Environment variables of the refresher and of Envoy.
+    /// Environment variables of the refresher.
     pub environment: Vec<(&'static str, OsString)>,
     /// Further arguments of Envoy.
     pub envoy_arguments: Vec<&'static str>,
@@ -241,13 +241,12 @@ upstream = "{url}"
     pub fn refresher_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Process::command(refresher_binary()?);
         command.env("HOME", self.dir()).arg("--config").arg(self.dir().join("config.toml"));
-        command.args(arguments);
+        command.args(arguments).envs(self.plan.environment.iter().cloned());
         Ok(command)
     }
 
     fn launch(&self, name: &str, command: &mut Command) -> Result<Process> {
-        command.env("LOG_LEVEL", self.plan.log).envs(self.plan.environment.iter().cloned());
-        let process = Process::start(name, self.dir(), command)?;
+        let process = Process::start(name, self.dir(), command.env("LOG_LEVEL", self.plan.log))?;
         Ok(if self.plan.quiet { process.quiet() } else { process })
     }
 

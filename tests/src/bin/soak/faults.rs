@@ -1,130 +1,120 @@
-//! What goes wrong, and when.
+//! How each fault is made to happen. Each ends with a look at whether it did: one that had no effect
+//! is an error.
 
-use std::collections::BTreeMap;
+mod clients;
+mod envoy;
+mod machine;
+mod provider;
+mod refresher;
+
+use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::Result;
-use rand::RngExt as _;
+use anyhow::{Context as _, Result, bail};
 use rand::rngs::SmallRng;
-use rustix::process::Signal;
-use simulator::{Fault as ProviderFault, Target};
-use tests::{Stack, unix_request};
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
+use simulator::Control;
+use tests::{eventually, unix_request};
 
-/// A fault, or a pause without one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// Nothing for a moment.
-    None,
-    /// The refresher is killed and started again.
-    RefresherKilled,
-    /// The refresher is stopped for a while and goes on.
-    RefresherStopped,
-    /// The authorization server answers 503.
-    ProviderDown,
-    /// The authorization server answers late.
-    ProviderSlow,
-    /// The API refuses the current token.
-    TokenKilled,
-}
+use crate::allowance::Excuse;
+use crate::plan::{Fault, Planned};
+use crate::rig::Rig;
+use crate::traffic::Recorder;
 
-impl Fault {
-    /// Its name in the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::RefresherKilled => "refresher killed",
-            Self::RefresherStopped => "refresher stopped",
-            Self::ProviderDown => "provider down",
-            Self::ProviderSlow => "provider slow",
-            Self::TokenKilled => "token refused",
-        }
-    }
-}
+/// How long the effect of a fault may take to be seen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The faults of a run.
-pub struct Faults {
-    random: SmallRng,
-    counts: BTreeMap<Fault, u64>,
+/// What the faults of a run have led to.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// What has been excused.
+    pub excuses: Vec<Excuse>,
     /// Refresh tokens that were on their way when the refresher was killed: their successor was
     /// lost with it, and only a login helps. The one loss that cannot be excluded.
     pub lost_answers: u64,
 }
 
-impl Faults {
-    /// Faults as this generator has them.
-    pub fn new(random: SmallRng) -> Self {
-        Self { random, counts: BTreeMap::new(), lost_answers: 0 }
-    }
+/// A fault that is being made to happen.
+pub struct Injection<'a> {
+    pub rig: &'a mut Rig,
+    pub recorder: &'a Recorder,
+    pub losses: &'a mut Losses,
+    pub random: SmallRng,
+}
 
-    /// How often each happened.
-    pub fn counts(&self) -> &BTreeMap<Fault, u64> {
-        &self.counts
-    }
+/// Makes a fault happen, and looks whether it did.
+pub async fn inject(
+    planned: Planned,
+    rig: &mut Rig,
+    recorder: &Recorder,
+    losses: &mut Losses,
+) -> Result<()> {
+    let random = SmallRng::seed_from_u64(planned.seed);
+    let mut injection = Injection { rig, recorder, losses, random };
+    injection.happen(planned.fault).await.context(planned.fault.name())
+}
 
-    /// The next one.
-    pub fn next(&mut self) -> Fault {
-        match self.random.random_range(0..100) {
-            0..40 => Fault::RefresherKilled,
-            40..55 => Fault::RefresherStopped,
-            55..70 => Fault::ProviderDown,
-            70..85 => Fault::ProviderSlow,
-            // The refresher heeds five rejections a minute.
-            85..88 => Fault::TokenKilled,
-            _ => Fault::None,
-        }
-    }
-
-    /// Makes it happen, and lets some time pass.
-    pub async fn inject(&mut self, fault: Fault, stack: &mut Stack) -> Result<()> {
-        *self.counts.entry(fault).or_default() += 1;
-        let provider = stack.provider().clone();
+impl Injection<'_> {
+    async fn happen(&mut self, fault: Fault) -> Result<()> {
         match fault {
-            Fault::None => {}
-            Fault::RefresherKilled => {
-                stack.take_refresher()?.kill().await?;
-                stack.start_refresher().await?;
-            }
-            Fault::RefresherStopped => {
-                stack.refresher()?.signal(Signal::STOP)?;
-                self.pass(300..900).await;
-                stack.refresher()?.signal(Signal::CONT)?;
-            }
-            Fault::ProviderDown => {
-                provider.set_fault(ProviderFault {
-                    status: Some(503),
-                    ..ProviderFault::new(Target::Token)
-                });
-                self.pass(300..900).await;
-                provider.clear_faults(None);
-            }
-            Fault::ProviderSlow => {
-                provider.set_fault(ProviderFault {
-                    delay_ms: 300,
-                    ..ProviderFault::new(Target::Token)
-                });
-                self.pass(300..900).await;
-                provider.clear_faults(None);
-            }
-            Fault::TokenKilled => {
-                provider.kill_access_token();
-            }
+            Fault::ProviderDown => self.close_the_door().await,
+            Fault::ProviderSlow => self.slow_the_provider().await,
+            Fault::ProviderError => self.fail_at_the_provider().await,
+            Fault::ProviderBusy => self.limit_at_the_provider().await,
+            Fault::ProviderRedirects => self.redirect_at_the_provider().await,
+            Fault::TokenRefused => self.refuse_the_token().await,
+            Fault::RefresherKilled => self.kill_the_refresher().await,
+            Fault::RefresherStopped => self.stop_the_refresher().await,
+            Fault::EnvoyKilled => self.kill_envoy().await,
+            Fault::EnvoyHotRestarted => self.restart_envoy().await,
+            Fault::EnvoyReconfigured => self.reconfigure_envoy().await,
+            Fault::DiskFull => self.fill_the_disk().await,
+            Fault::ClockJump => self.let_the_clock_jump().await,
+            Fault::ClientResets => self.reset_connections().await,
+            Fault::SlowReaders => self.read_slowly().await,
         }
-        self.pass(200..1500).await;
-        self.mend(stack).await
     }
 
-    /// Logs in again where a killed exchange has cost the grant.
-    async fn mend(&mut self, stack: &Stack) -> Result<()> {
-        let health = unix_request(&stack.socket(), "GET", "/ready", "").await?;
-        let reason = health.body;
-        if health.status == 503 && reason.contains("login_required") {
-            self.lost_answers += 1;
-            stack.login().await?;
-        }
-        Ok(())
+    fn provider(&self) -> Control {
+        self.rig.stack.provider().clone()
     }
 
-    async fn pass(&mut self, millis: std::ops::Range<u64>) {
+    /// Lets some time pass.
+    async fn pass(&mut self, millis: Range<u64>) {
         tokio::time::sleep(Duration::from_millis(self.random.random_range(millis))).await;
+    }
+
+    /// Waits until the refresher has printed this after so much of its log.
+    async fn printed(&self, printed: usize, text: &str) -> Result<()> {
+        let refresher = self.rig.stack.refresher()?;
+        let found = async || {
+            let log = refresher.log();
+            log.get(printed..).is_some_and(|news| news.contains(text)).then_some(())
+        };
+        seen(&format!("the refresher says {text:?}"), found).await
+    }
+
+    /// What the refresher says of itself.
+    async fn health(&self) -> Option<Value> {
+        Some(unix_request(&self.rig.stack.socket(), "GET", "/health", "").await.ok()?.json())
+    }
+
+    /// Waits until another refresh has succeeded.
+    async fn refreshed(&self) -> Result<()> {
+        let provider = self.provider();
+        let before = provider.summary().refreshes;
+        seen("a refresh succeeds again", async || {
+            (provider.summary().refreshes > before).then_some(())
+        })
+        .await
+    }
+}
+
+/// Waits for the effect of a fault.
+async fn seen<T>(what: &str, attempt: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    match eventually(PATIENCE, attempt).await {
+        Some(found) => Ok(found),
+        None => bail!("the fault had no effect, or its end none: {what}, within {PATIENCE:?}"),
     }
 }

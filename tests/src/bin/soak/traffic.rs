@@ -1,149 +1,204 @@
 //! Requests and streams that go on whatever happens, and what became of them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tests::Stack;
+use simulator::Control;
+use tests::{Stack, Stopwatch};
 use tokio::task::JoinSet;
+
+use crate::allowance::{Failed, Failure};
+use crate::plan::Fault;
 
 /// Callers of whole answers, and of streams.
 const CALLERS: usize = 4;
 const READERS: usize = 8;
 
-/// A caller's pause between two requests, so that the run loads a machine without filling it.
-const PAUSE: Duration = Duration::from_millis(5);
+/// A caller's pause between two requests, so that three runs load a machine of two cores without
+/// filling it; and after a failure.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-#[derive(Debug, Default)]
-struct Counters {
-    stop: AtomicBool,
-    requests: AtomicU64,
-    failures: AtomicU64,
-    logged_out: AtomicU64,
-    streams: AtomicU64,
-    streams_cut: AtomicU64,
+/// How long a client keeps a connection that it does not use. Less than the time in which an Envoy
+/// that is replaced says in its answers that it closes the connection, so that each client hears it.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// How far apart the events of a stream are, in milliseconds. The stream lasts longer than a token is
+/// used, so that each sees a rotation.
+const EVENTS_APART_MS: u64 = 600;
+
+/// What has become of the traffic so far.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// The latest fault.
+    pub during: Option<Fault>,
+    /// Requests by the latest fault at their end.
+    pub requests: BTreeMap<Option<Fault>, u64>,
+    /// Streams that began.
+    pub streams: u64,
+    pub failures: Vec<Failed>,
 }
 
-/// What became of the traffic.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    pub requests: u64,
-    pub failures: u64,
-    /// Requests that were refused for want of a login.
-    pub logged_out: u64,
-    pub streams: u64,
-    pub streams_cut: u64,
-    pub without_bearer: u64,
-    /// The first few failures, in words.
-    pub examples: Vec<String>,
+/// A record that every caller writes.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    record: Arc<Mutex<Record>>,
+    watch: Stopwatch,
+}
+
+impl Recorder {
+    fn new() -> Self {
+        Self { record: Arc::default(), watch: Stopwatch::start() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Time since the start of the run.
+    pub fn elapsed(&self) -> Duration {
+        self.watch.elapsed()
+    }
+
+    /// From now on, what happens does so during this fault.
+    pub fn begin(&self, fault: Option<Fault>) {
+        self.lock().during = fault;
+    }
+
+    /// Counts a request that began at `began` and has ended.
+    pub fn ended(&self, began: Duration, streams: bool, result: Result<(), (Failure, String)>) {
+        let ended = self.elapsed();
+        let mut record = self.lock();
+        let during = record.during;
+        *record.requests.entry(during).or_default() += 1;
+        let began_to_stream =
+            result.as_ref().map_or_else(|(failure, _)| *failure == Failure::Cut, |()| true);
+        record.streams += u64::from(streams && began_to_stream);
+        if let Err((failure, seen)) = result {
+            record.failures.push(Failed { began, ended, during, failure, seen });
+        }
+    }
 }
 
 /// Traffic that runs.
 pub struct Traffic {
-    counters: Arc<Counters>,
-    tasks: JoinSet<Vec<String>>,
-    /// The last request of the provider's log that was looked at.
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<()>,
+    recorder: Recorder,
+    provider: Control,
+    /// The last request of the provider's log that was looked at, and how many there were.
     seen: u64,
+    looked_at: u64,
     without_bearer: u64,
 }
 
 impl Traffic {
     /// Starts all callers.
-    pub fn start(stack: &Stack) -> Self {
-        let counters = Arc::new(Counters::default());
+    pub fn start(stack: &Stack) -> Result<Self> {
+        let stop = Arc::<AtomicBool>::default();
+        let recorder = Recorder::new();
+        let client = reqwest::Client::builder().no_proxy().pool_idle_timeout(IDLE).build()?;
         let mut tasks = JoinSet::new();
         for number in 0..CALLERS + READERS {
             let caller = Caller {
-                client: stack.client.clone(),
+                client: client.clone(),
                 url: stack.url("/v1/chat/completions"),
-                counters: Arc::clone(&counters),
-                stream: number >= CALLERS,
+                recorder: recorder.clone(),
+                stop: Arc::clone(&stop),
+                streams: number >= CALLERS,
             };
             tasks.spawn(caller.run());
         }
-        Self { counters, tasks, seen: 0, without_bearer: 0 }
+        let provider = stack.provider().clone();
+        Ok(Self { stop, tasks, recorder, provider, seen: 0, looked_at: 0, without_bearer: 0 })
+    }
+
+    /// Where to write what becomes of other requests.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// Looks through what reached the API since the last time.
-    pub fn observe(&mut self, stack: &Stack) {
-        for request in stack.provider().requests() {
-            if request.sequence > self.seen {
-                self.seen = request.sequence;
-                // A token that is dead is still the account's; anything else is not.
-                let bearer = matches!(request.authorization.as_slice(), [one] if one != "invalid");
-                self.without_bearer += u64::from(!bearer);
-            }
+    pub fn observe(&mut self) {
+        for request in self.provider.requests_after(self.seen) {
+            self.seen = request.sequence;
+            self.looked_at += 1;
+            // A token that is dead is still the account's; anything else is not.
+            let bearer = matches!(request.authorization.as_slice(), [one] if one != "invalid");
+            self.without_bearer += u64::from(!bearer);
         }
     }
 
-    /// Stops all callers and counts.
-    pub async fn stop(mut self, stack: &Stack) -> Counts {
-        self.counters.stop.store(true, Ordering::Relaxed);
-        let mut examples = Vec::new();
-        while let Some(failures) = self.tasks.join_next().await {
-            examples.extend(failures.unwrap_or_else(|error| vec![error.to_string()]));
+    /// Stops all callers. Gives the record, and how many requests reached the API without the
+    /// account's token.
+    ///
+    /// # Errors
+    ///
+    /// When not all that reached the API has been looked at.
+    pub async fn stop(mut self) -> Result<(Record, u64)> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended?;
         }
-        examples.truncate(10);
-        self.observe(stack);
-        let counters = &self.counters;
-        Counts {
-            requests: counters.requests.load(Ordering::Relaxed),
-            failures: counters.failures.load(Ordering::Relaxed),
-            logged_out: counters.logged_out.load(Ordering::Relaxed),
-            streams: counters.streams.load(Ordering::Relaxed),
-            streams_cut: counters.streams_cut.load(Ordering::Relaxed),
-            without_bearer: self.without_bearer,
-            examples,
-        }
+        self.observe();
+        let arrived = self.provider.summary().api_requests;
+        let looked_at = self.looked_at;
+        ensure!(looked_at == arrived, "{arrived} requests reached the API, {looked_at} were seen");
+        Ok((self.recorder.lock().clone(), self.without_bearer))
     }
 }
 
 struct Caller {
     client: reqwest::Client,
     url: String,
-    counters: Arc<Counters>,
-    stream: bool,
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+    streams: bool,
 }
 
 impl Caller {
-    async fn run(self) -> Vec<String> {
-        let mut failures = Vec::new();
-        while !self.counters.stop.load(Ordering::Relaxed) {
-            self.counters.requests.fetch_add(1, Ordering::Relaxed);
-            if let Err(failure) = self.call().await {
-                let logged_out = failure.contains("login_required");
-                let counter =
-                    if logged_out { &self.counters.logged_out } else { &self.counters.failures };
-                counter.fetch_add(1, Ordering::Relaxed);
-                failures.push(failure);
-                failures.truncate(10);
-            }
-            tokio::time::sleep(PAUSE).await;
+    async fn run(self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let began = self.recorder.elapsed();
+            let result = self.call().await;
+            let pause = if result.is_ok() { PAUSE } else { PAUSE_AFTER_FAILURE };
+            self.recorder.ended(began, self.streams, result);
+            tokio::time::sleep(pause).await;
         }
-        failures
     }
 
-    async fn call(&self) -> Result<(), String> {
-        // A stream lasts longer than a token is used, so that each sees a rotation.
-        let delay = if self.stream { 500 } else { 0 };
+    async fn call(&self) -> Result<(), (Failure, String)> {
+        let broken = |error: reqwest::Error| (Failure::Connection, format!("{error:?}"));
+        let delay = if self.streams { EVENTS_APART_MS } else { 0 };
         let body: Value = json!({
-            "model": "grok-4", "stream": self.stream, "x_delay_ms": delay,
+            "model": "grok-4", "stream": self.streams, "x_delay_ms": delay,
             "messages": [{"role": "user", "content": "hello"}]
         });
-        let answer = self.client.post(&self.url).json(&body).send().await;
-        let answer = answer.map_err(|error| format!("{error:?}"))?;
+        let answer = self.client.post(&self.url).json(&body).send().await.map_err(broken)?;
         let status = answer.status();
         let text = answer.text().await;
-        if self.stream && status == 200 {
-            self.counters.streams.fetch_add(1, Ordering::Relaxed);
-            let whole = text.is_ok_and(|text| text.trim_end().ends_with("data: [DONE]"));
-            self.counters.streams_cut.fetch_add(u64::from(!whole), Ordering::Relaxed);
-            return Ok(());
+        if self.streams && status == 200 {
+            return match text {
+                Ok(text) if is_whole(&text) => Ok(()),
+                other => Err((Failure::Cut, format!("a stream broke off: {other:?}"))),
+            };
         }
-        match (status.as_u16(), text) {
-            (200, Ok(_)) => Ok(()),
-            (status, text) => Err(format!("{status}: {text:?}")),
+        let text = text.map_err(broken)?;
+        match status.as_u16() {
+            200 => Ok(()),
+            status if text.contains("login_required") => {
+                Err((Failure::LoginRequired, format!("{status}: {text}")))
+            }
+            status => Err((Failure::Answer, format!("{status}: {text}"))),
         }
     }
+}
+
+/// Whether a stream has come to its end.
+pub fn is_whole(stream: &str) -> bool {
+    stream.trim_end().ends_with("data: [DONE]")
 }
