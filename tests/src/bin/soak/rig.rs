@@ -25,13 +25,14 @@ const STATE_KIB: u32 = 1 << 10;
 /// Room for the memory that programs share, in KiB.
 const SHARED_MEMORY_KIB: u32 = 64 << 10;
 
-/// An Envoy that is replaced, and a listener, lets what is under way end for so long: more than a
-/// stream lasts.
+/// An Envoy that is replaced, and a listener, lets what is under way end for so long: more than two
+/// streams last. The first has begun with no word of the end of its connection, so that HTTP/1.1
+/// clients begin another on it.
 const ENVOY_ARGUMENTS: [&str; 6] = [
     "--drain-time-s",
-    "6",
-    "--parent-shutdown-time-s",
     "9",
+    "--parent-shutdown-time-s",
+    "10",
     // Every answer says at once that its connection ends.
     "--drain-strategy",
     "immediate",

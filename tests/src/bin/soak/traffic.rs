@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// How far apart the events of a stream are, in milliseconds. The stream lasts longer than a token is
 /// used, so that each sees a rotation.
-const EVENTS_APART_MS: u64 = 600;
+const EVENTS_APART_MS: u64 = 550;
 
 /// What has become of the traffic so far.
 #[derive(Clone, Debug, Default)]
