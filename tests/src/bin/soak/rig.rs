@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use refresher::config::Proxy;
 use serde_json::{Value, json};
 use simulator::Options;
@@ -38,6 +38,7 @@ const ENVOY_ARGUMENTS: [&str; 6] = [
     "immediate",
 ];
 
+const PORT: &str = "/address/socket_address/port_value";
 const BUFFER: &str = "/per_connection_buffer_limit_bytes";
 const GATE: &str = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/configuration/value";
 
@@ -118,9 +119,9 @@ impl Envoy {
         let mut bootstrap: Value = serde_json::from_str(rendered)?;
         let members = bootstrap.as_object_mut().context("a bootstrap")?;
         let mut resources = members.remove("static_resources").context("its resources")?;
-        let mut listener = resources["listeners"][0].take();
-        listener["address"]["socket_address"]["port_value"] = port.address().port().into();
-        let clusters = resources["clusters"].take();
+        let mut listener = resources.pointer_mut("/listeners/0").context("its listener")?.take();
+        *listener.pointer_mut(PORT).context("its port")? = port.address().port().into();
+        let clusters = resources.pointer_mut("/clusters").context("its clusters")?.take();
         let watched = |file: &str| {
             let path = folder.join(file).display().to_string();
             json!({"resource_api_version": "V3", "path_config_source":
@@ -167,9 +168,10 @@ impl Envoy {
     /// Replaces a file by a rename, as Envoy wants it.
     fn put(&self, file: &str, kind: &str, resources: &[Value]) -> Result<()> {
         let mut resources = resources.to_vec();
+        let kind = format!("type.googleapis.com/envoy.config.{kind}");
         for resource in &mut resources {
-            ensure!(resource.is_object(), "{file} has no resource");
-            resource["@type"] = format!("type.googleapis.com/envoy.config.{kind}").into();
+            let members = resource.as_object_mut().context("a resource")?;
+            members.insert("@type".to_owned(), kind.clone().into());
         }
         let text = json!({"version_info": self.changes.to_string(), "resources": resources});
         let new = self.folder.join(format!("{file}.new"));
