@@ -168,8 +168,8 @@ soak: build envoy ## Rotate every 3 s under traffic and one fault after the othe
 	  --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
 
 .PHONY: bench
-bench: build envoy target/bench-python/.installed ## Compare with peers and with the limit, in 15 minutes; PARTS=glance in one
-	@cargo build --quiet --release --package tests --bin bench
+bench: build envoy target/bench-python/.installed ## Compare with peers and with the bounds, in 20 minutes; PARTS=glance in three
+	@cargo build --quiet --release --workspace --bin bench
 	@cargo build --quiet --profile wasm --target $(TARGET) --package empty
 	@cargo run --quiet --bin slim -- target/$(TARGET)/wasm/empty.wasm target/empty.wasm
 	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/release/bench $(PARTS)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import sys
 
 import httpx
@@ -17,7 +18,8 @@ STRIPPED = {
 HOP_BY_HOP = {"connection", "content-encoding", "content-length", "keep-alive", "transfer-encoding"}
 
 app = FastAPI()
-client = httpx.AsyncClient(base_url=sys.argv[1], timeout=None)
+trusted = ssl.create_default_context(cafile=os.environ.get("TRUSTED_CA"))
+client = httpx.AsyncClient(base_url=sys.argv[1], timeout=None, verify=trusted)
 token = os.environ["TOKEN"]
 
 

@@ -1,11 +1,15 @@
 //! What can only be measured: `make bench` prints it and writes it to `target/bench/results.json`.
-//! It exits with 1 when a bound is broken.
+//! It exits with 1 when a bound is broken. A run of all parts also renews `tests/bench`, where the
+//! README's figures and plots come from; `bench plot` draws these anew.
 //!
 //! Proxies have one core for themselves; the load, the API and everything else have another. All
 //! variants run side by side and are measured in turns.
 
+mod cores;
 mod load;
 mod numbers;
+mod plots;
+mod published;
 mod refusals;
 mod report;
 mod requests;
@@ -17,29 +21,25 @@ mod upstream;
 mod variant;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use tempfile::TempDir;
-use tests::{Plan, Stack};
+use tests::{Plan, Stack, Stopwatch, allow_open_files, unix_request};
 
 use report::Report;
+use variant::Setting;
 
-/// The core of the load and the API. The proxies have another.
-const CORE: usize = 1;
-
-/// What those proxies put in that do not ask the refresher. As long as a token that is a JWT.
-const TOKEN: &str = match str::from_utf8(&[b'a'; 700]) {
-    Ok(token) => token,
-    Err(_) => "",
-};
+/// Open files: the storm's connections have two ends, here and in Envoy, and so have those behind it.
+const OPEN_FILES: u64 = 5 * rotation::REJECTED as u64;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["sidecar", upstream] => on_runtime(sidecar::run(upstream)).map(|()| Vec::new()),
-        parts => pin().and_then(|()| on_runtime(run(parts))),
+        ["plot"] => published::draw().map(|()| Vec::new()),
+        parts => on_runtime(run(parts)),
     };
     match outcome {
         Ok(broken) => {
@@ -58,36 +58,65 @@ fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-fn pin() -> Result<()> {
-    let mut core = CpuSet::new();
-    core.set(CORE);
-    sched_setaffinity(None, &core).context("two cores are needed")
+/// What can be asked for in place of all parts: requests under the load of the ratios only.
+const GLANCE: &str = "glance";
+
+/// The parts that can be asked for by name, and about how long each takes; all by default.
+fn parts() -> [(&'static str, Duration); 6] {
+    [
+        ("requests", requests::duration(false)),
+        ("streams", streams::duration()),
+        ("rotation", rotation::duration()),
+        ("rejections", rotation::duration_of_rejections()),
+        ("start", start::duration()),
+        ("refusals", refusals::duration()),
+    ]
 }
 
-/// The parts that can be asked for by name; all by default.
-const PARTS: [&str; 7] =
-    ["requests", "glance", "streams", "rotation", "rejections", "start", "refusals"];
-
 /// Measures everything, or the parts that are named; gives the bounds that do not hold, in words.
-async fn run(parts: &[&str]) -> Result<Vec<String>> {
-    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
-        bail!("{unknown}: accepted are {}", PARTS.join(", "));
+async fn run(named: &[&str]) -> Result<Vec<String>> {
+    let names = parts().map(|(name, _)| name);
+    if let Some(unknown) = named.iter().find(|part| **part != GLANCE && !names.contains(part)) {
+        bail!("{unknown}: accepted are {}, {GLANCE} and plot", names.join(", "));
     }
-    let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
+    let wanted = |part: &str| named.is_empty() || named.contains(&part);
+    let glance = named.contains(&GLANCE);
+    let due = parts().into_iter().filter(|(part, _)| wanted(part)).map(|(_, time)| time);
+    let due: Duration = due.chain(glance.then(|| requests::duration(true))).sum();
+    eprintln!("this takes about {:.0} minutes", due.as_secs_f64() / 60.0);
+
+    let watch = Stopwatch::start();
+    allow_open_files(OPEN_FILES)?;
     let mut report = Report::default();
-    let mut stack = Stack::prepare(Plan { log: "info", quiet: true, ..Plan::default() }).await?;
-    stack.login().await?;
-    stack.start_refresher().await?;
-    let (dir, socket) = (stack.dir().to_owned(), stack.socket());
-    let glance = parts.contains(&"glance");
-    if wanted("requests") || glance {
-        report.requests = requests::measure(&dir, &socket, TOKEN, glance).await?;
+    if wanted("requests") || wanted("streams") || glance {
+        cores::separate()?;
+        let mut stack =
+            Stack::prepare(Plan { log: "info", quiet: true, ..Plan::default() }).await?;
+        stack.login().await?;
+        stack.start_refresher().await?;
+        // Some variants have the token in a file; that of the stack's must have it in none.
+        let (dir, socket) = (TempDir::new()?, stack.socket());
+        let bundle = unix_request(&socket, "GET", "/v1/bundle", "").await?.json();
+        let token = bundle.pointer("/credentials/default/access_token");
+        let setting = Setting {
+            dir: dir.path(),
+            socket: &socket,
+            refresher: stack.refresher()?.id(),
+            // Each part that measures variants has an API of its own.
+            upstream: "http://localhost".parse()?,
+            trusted_ca: None,
+            access_token: token.and_then(|token| token.as_str()).context("no token is there")?,
+            workers: 1,
+        };
+        if wanted("requests") || glance {
+            report.requests = requests::measure(&setting, glance).await?;
+        }
+        if wanted("streams") {
+            report.streams = streams::measure(&setting).await?;
+        }
+        report.refresher_rss_kib = Some(stack.refresher()?.resident_kib()?);
     }
-    if wanted("streams") {
-        report.streams = streams::measure(&dir, &socket, TOKEN, requests::ROUNDS).await?;
-    }
-    report.refresher_rss_kib = Some(stack.refresher()?.resident_kib()?);
-    drop(stack);
+    cores::share()?;
     if wanted("rotation") {
         report.rotations = rotation::measure(TempDir::new()?.path()).await?;
     }
@@ -95,12 +124,16 @@ async fn run(parts: &[&str]) -> Result<Vec<String>> {
         report.rejections_s = Some(rotation::rejections().await?);
     }
     if wanted("start") {
-        report.start_s = Some(start::measure().await?.0);
+        report.start_s = Some(start::measure().await?);
     }
     if wanted("refusals") {
         report.refusals = Some(refusals::measure().await?);
     }
     print!("{report}");
-    report.write()?;
+    eprintln!("this took {:.1} minutes", watch.elapsed().as_secs_f64() / 60.0);
+    let results = report.write()?;
+    if named.is_empty() {
+        published::renew(&results)?;
+    }
     Ok(report.broken())
 }

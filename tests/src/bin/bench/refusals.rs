@@ -36,6 +36,11 @@ const KINDS: [(&str, &str); 3] = [
 /// The times of each kind, in nanoseconds.
 pub struct Refusals([Vec<u64>; 3]);
 
+/// About how long all refusals take.
+pub fn duration() -> Duration {
+    Duration::from_secs(15)
+}
+
 /// Sends them one after the other, the kinds mixed, so that whatever else the machine does meets
 /// all alike.
 pub async fn measure() -> Result<Refusals> {

@@ -3,19 +3,23 @@
 use std::fmt;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tests::filter_module;
 
 use crate::numbers::Spread;
 use crate::refusals::Refusals;
 use crate::variant::Kind;
-use crate::{requests, rotation, streams};
+use crate::{cores, requests, rotation, streams};
 
 /// Where the report is written.
 const FOLDER: &str = "target/bench";
 
 /// The streams of the ratios.
 const STREAMS: usize = 100;
+
+/// Where the load takes more of its core than this, it may be what is measured.
+const BUSY: f64 = 0.9;
 
 /// What was measured; parts that were not asked for are empty.
 #[derive(Default)]
@@ -39,23 +43,28 @@ pub struct Report {
 /// A figure with the bound that it has to keep.
 struct Ratio {
     name: &'static str,
+    /// In words, with the unit.
+    what: &'static str,
     value: Spread,
-    bound: Bound,
+    bound: Option<Bound>,
 }
 
-#[derive(Clone, Copy)]
-enum Bound {
+/// What a figure has to be.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// This or less.
     AtMost(f64),
+    /// This or more.
     AtLeast(f64),
-    None,
 }
 
 impl Bound {
-    fn holds(self, value: f64) -> bool {
+    /// Whether it is kept.
+    pub fn holds(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
             Self::AtLeast(least) => value >= least,
-            Self::None => true,
         }
     }
 }
@@ -65,16 +74,13 @@ impl fmt::Display for Bound {
         match self {
             Self::AtMost(most) => write!(f, "at most {most}"),
             Self::AtLeast(least) => write!(f, "at least {least}"),
-            Self::None => Ok(()),
         }
     }
 }
 
 impl Report {
     fn row(&self, kind: Kind) -> Option<&requests::Row> {
-        self.requests.iter().find(|row| {
-            row.kind == kind && (row.tls, row.protocol, row.connections) == requests::RATIOS
-        })
+        self.requests.iter().find(|row| row.kind == kind && row.load == requests::RATIOS)
     }
 
     fn stream(&self, kind: Kind, streams: usize) -> Option<&streams::Row> {
@@ -83,64 +89,122 @@ impl Report {
 
     fn ratios(&self) -> Vec<Ratio> {
         let mut ratios = Vec::new();
-        let mut add = |name, value: Option<Spread>, bound| {
-            ratios.extend(value.map(|value| Ratio { name, value, bound }));
+        let mut add = |name, what, bound, value: Option<Spread>| {
+            ratios.extend(value.map(|value| Ratio { name, what, value, bound }));
         };
-        let ours = self.row(Kind::TwoPlaces);
-        let cpu = |other, how| Some(ours?.cpu_against(self.row(other)?, how));
-        add("cpu_us_above_empty", cpu(Kind::Empty, |own, empty| own - empty), Bound::AtMost(6.0));
-        add("cpu_over_bare", cpu(Kind::Bare, |own, bare| own / bare), Bound::AtMost(1.35));
-        let sidecar = cpu(Kind::Sidecar, |own, sidecar| own / sidecar);
-        add("cpu_over_sidecar_proxy", sidecar, Bound::AtMost(0.85));
-        let faster = || {
-            let (own, python) = (ours?.rps(), self.row(Kind::FastApi)?.rps());
-            Some(Spread {
-                median: own.median / python.median,
-                min: own.min / python.max,
-                max: own.max / python.min,
-            })
-        };
-        add("rps_over_fastapi", faster(), Bound::AtLeast(40.0));
-        let events =
-            |kind| Some(self.stream(kind, STREAMS)?.events_over(self.stream(Kind::Bare, STREAMS)?));
-        add("sse_events_over_bare", events(Kind::TwoPlaces), Bound::AtLeast(0.97));
-        add("sse_events_over_bare_with_usage", events(Kind::WithUsage), Bound::AtLeast(0.90));
+        let (own, bare) = (self.row(Kind::TwoPlaces), self.row(Kind::Bare));
+        let over = |own: f64, other: f64| own / other;
+        let cpu = |other, how| Some(own?.cpu_against(self.row(other)?, how));
+        add(
+            "cpu_us_above_empty",
+            "CPU of a request above that with an empty filter, µs",
+            Some(Bound::AtMost(6.0)),
+            cpu(Kind::Empty, |own, empty| own - empty),
+        );
+        add(
+            "cpu_over_bare",
+            "CPU of a request over that of bare Envoy",
+            Some(Bound::AtMost(1.35)),
+            cpu(Kind::Bare, over),
+        );
+        add(
+            "cpu_over_sidecar_proxy",
+            "CPU of a request over that of bare Envoy and a hyper proxy",
+            Some(Bound::AtMost(0.85)),
+            cpu(Kind::Sidecar, over),
+        );
+        let python = || Some(own?.rps_over(self.row(Kind::FastApi)?));
+        add(
+            "rps_over_fastapi",
+            "Requests per second over those of the FastAPI proxy",
+            Some(Bound::AtLeast(40.0)),
+            python(),
+        );
+        add(
+            "rss_kib_above_bare",
+            "Resident memory of an Envoy with one worker above that of bare Envoy, KiB",
+            None,
+            own.zip(bare).map(|(own, bare)| own.rss_above(bare)),
+        );
+        add(
+            "load_core_share",
+            "Share of its core that the load takes with bare Envoy",
+            Some(Bound::AtMost(BUSY)),
+            bare.map(requests::Row::load_share),
+        );
+        let stream = |kind| self.stream(kind, STREAMS);
+        let events = |kind| Some(stream(kind)?.events_over(stream(Kind::Bare)?));
+        add(
+            "sse_events_over_bare",
+            "Events per second of 100 streams over those of bare Envoy",
+            Some(Bound::AtLeast(0.97)),
+            events(Kind::TwoPlaces),
+        );
+        add(
+            "sse_events_over_bare_with_usage",
+            "The same with usage counted",
+            Some(Bound::AtLeast(0.90)),
+            events(Kind::WithUsage),
+        );
+        add(
+            "sse_load_core_share",
+            "Share of its core that the load takes with 100 streams and bare Envoy",
+            Some(Bound::AtMost(BUSY)),
+            stream(Kind::Bare).map(streams::Row::load_share),
+        );
         let rotation = (!self.rotations.is_empty())
             .then(|| Spread::of(self.rotations.iter().map(rotation::Row::p99_ms)));
-        // The slowest of all numbers of workers.
-        let slowest = rotation.map(|all| Spread { median: all.max, ..all });
-        add("rotation_p99_ms", slowest, Bound::AtMost(10.0));
-        add("rejections_2000_s", self.rejections_s, Bound::AtMost(2.0));
-        add("start_to_first_answer_s", self.start_s, Bound::AtMost(1.5));
+        add(
+            "rotation_p99_ms",
+            "From a token's publication until no worker uses the last, p99 with 1, 4 or 16 workers, ms",
+            Some(Bound::AtMost(10.0)),
+            rotation.map(Spread::worst),
+        );
+        add(
+            "rejections_2000_s",
+            "2,000 requests that meet a refused token, until the last is answered 200, s",
+            Some(Bound::AtMost(2.0)),
+            self.rejections_s.map(Spread::worst),
+        );
+        add(
+            "start_to_first_answer_s",
+            "From `refresher up` to the first answer, s",
+            Some(Bound::AtMost(1.5)),
+            self.start_s,
+        );
         let size = filter_module().ok().and_then(|path| std::fs::metadata(path).ok());
-        let kib = size.map(|size| Spread::of([size.len() as f64 / 1024.0]));
-        add("wasm_kib", kib, Bound::AtMost(300.0));
-        let resident = self.refresher_rss_kib.map(|kib| Spread::of([kib as f64]));
-        add("refresher_rss_kib", resident, Bound::None);
+        add(
+            "wasm_kib",
+            "Size of `filter.wasm`, KiB",
+            Some(Bound::AtMost(300.0)),
+            size.map(|size| Spread::of([size.len() as f64 / 1024.0])),
+        );
+        add(
+            "refresher_rss_kib",
+            "Resident memory of the refresher after the requests and streams, KiB",
+            None,
+            self.refresher_rss_kib.map(|kib| Spread::of([kib as f64])),
+        );
         ratios
     }
 
     /// The bounds that do not hold, in words.
     pub fn broken(&self) -> Vec<String> {
         let ratios = self.ratios();
-        let broken = ratios.iter().filter(|ratio| !ratio.bound.holds(ratio.value.median));
         let say = |ratio: &Ratio| {
-            format!("{} is {:.3}; {} is due", ratio.name, ratio.value.median, ratio.bound)
+            let bound = ratio.bound.filter(|bound| !bound.holds(ratio.value.median))?;
+            Some(format!("{} is {:.3}; {bound} is due", ratio.name, ratio.value.median))
         };
         let refusals = self.refusals.as_ref().map(Refusals::broken).unwrap_or_default();
-        broken.map(say).chain(refusals).collect()
+        ratios.iter().filter_map(say).chain(refusals).collect()
     }
 
-    fn json(&self) -> Value {
+    fn json(&self) -> Result<Value> {
         let ratio = |ratio: Ratio| {
             let mut value = ratio.value.json();
             if let Some(value) = value.as_object_mut() {
-                let bound = match ratio.bound {
-                    Bound::AtMost(most) => json!({"at_most": most}),
-                    Bound::AtLeast(least) => json!({"at_least": least}),
-                    Bound::None => Value::Null,
-                };
-                value.insert("bound".to_owned(), bound);
+                value.insert("what".to_owned(), ratio.what.into());
+                value.insert("bound".to_owned(), json!(ratio.bound));
             }
             (ratio.name.to_owned(), value)
         };
@@ -148,20 +212,22 @@ impl Report {
             .streams
             .iter()
             .filter_map(|row| Some(row.json(self.stream(Kind::Bare, row.streams)?)));
-        json!({
+        Ok(json!({
+            "machine": {"cpu": cores::model()?, "envoy": cores::envoy_version()?},
             "ratios": self.ratios().into_iter().map(ratio).collect::<Map<_, _>>(),
             "rows": self.requests.iter().map(requests::Row::json).collect::<Vec<_>>(),
             "streams": streams.collect::<Vec<_>>(),
             "rotations": self.rotations.iter().map(rotation::Row::json).collect::<Vec<_>>(),
             "refusals": self.refusals.as_ref().map(Refusals::json),
-        })
+        }))
     }
 
-    /// Writes it into the folder of the bench.
-    pub fn write(&self) -> Result<()> {
+    /// Writes it into the folder of the bench, and gives what is written.
+    pub fn write(&self) -> Result<String> {
         std::fs::create_dir_all(FOLDER)?;
-        let text = serde_json::to_string_pretty(&self.json())?;
-        Ok(std::fs::write(format!("{FOLDER}/results.json"), text)?)
+        let text = serde_json::to_string_pretty(&self.json()?)? + "\n";
+        std::fs::write(format!("{FOLDER}/results.json"), &text)?;
+        Ok(text)
     }
 }
 
@@ -169,39 +235,54 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut load = None;
         for row in &self.requests {
-            let own = (row.tls, row.protocol, row.connections);
-            if load.replace(own) != Some(own) {
-                let api = if row.tls { "TLS" } else { "plain" };
-                let protocol = row.protocol.name();
-                writeln!(f, "\n{protocol}, {api} API, {} connections", row.connections)?;
+            if load.replace(row.load) != Some(row.load) {
+                writeln!(f, "\n{}, {} connections", row.load.transport(), row.load.connections)?;
                 writeln!(
                     f,
-                    "{:32} {:>14} {:>10} {:>8} {:>8}",
-                    "", "µs CPU", "requests/s", "p50 µs", "p99 µs"
+                    "{:32} {:>14} {:>10} {:>8} {:>8} {:>10}",
+                    "", "µs CPU", "requests/s", "p50 µs", "p99 µs", "load core"
                 )?;
             }
             let cpu = row.cpu_us();
             writeln!(
                 f,
-                "{:32} {:6.1} ±{:5.1} {:12.0} {:8.0} {:8.0}",
+                "{:32} {:6.1} ±{:5.1} {:12.0} {:8.0} {:8.0} {:8.0} %",
                 row.kind.name(),
                 cpu.median,
                 (cpu.max - cpu.min) / 2.0,
                 row.rps().median,
                 row.p50_us().median,
-                row.p99_us().median
+                row.p99_us().median,
+                row.load_share().median * 100.0
             )?;
         }
-        for row in &self.streams {
-            let events = row.events_per_s().median;
-            writeln!(f, "{:32} {:5} streams {events:10.0} events/s", row.kind.name(), row.streams)?;
+        for (place, row) in self.streams.iter().enumerate() {
+            if place.is_multiple_of(streams::KINDS.len()) {
+                writeln!(f, "\n{} streams", row.streams)?;
+                writeln!(
+                    f,
+                    "{:32} {:>14} {:>10} {:>8} {:>8} {:>10}",
+                    "", "µs CPU", "events/s", "p50 µs", "p99 µs", "load core"
+                )?;
+            }
+            writeln!(
+                f,
+                "{:32} {:14.1} {:10.0} {:8.0} {:8.0} {:8.0} %",
+                row.kind.name(),
+                row.cpu_us().median,
+                row.events_per_s().median,
+                row.p50_us().median,
+                row.p99_us().median,
+                row.load_share().median * 100.0
+            )?;
         }
         for row in &self.rotations {
             writeln!(f, "rotation, {:2} workers: {}", row.workers, row.json())?;
         }
         writeln!(f)?;
-        for Ratio { name, value, bound } in self.ratios() {
+        for Ratio { name, value, bound, .. } in self.ratios() {
             let Spread { median, min, max } = value;
+            let bound = bound.map(|bound| bound.to_string()).unwrap_or_default();
             writeln!(f, "{name:32} {median:10.3}  ({min:.3} to {max:.3})  {bound}")?;
         }
         self.refusals.as_ref().map_or(Ok(()), |refusals| write!(f, "{refusals}"))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tests::{Plan, Publisher, Stack, Stopwatch, allow_open_files};
+use tests::{Plan, Publisher, Stack, Stopwatch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -15,6 +15,9 @@ use crate::load::request;
 use crate::numbers::{Spread, percentile};
 use crate::upstream::Upstream;
 use crate::variant::{Kind, Setting, Variant};
+
+/// Envoy's workers.
+const WORKERS: [u16; 3] = [1, 4, 16];
 
 /// Rotations for each number of workers.
 const ROTATIONS: u32 = 100;
@@ -28,10 +31,10 @@ const PACE: Duration = Duration::from_millis(4);
 const WATCHED: Duration = Duration::from_millis(60);
 
 /// Requests that meet a refused token.
-const REJECTED: usize = 2000;
+pub const REJECTED: usize = 2000;
 
 /// How often that is measured.
-const STORMS: usize = 3;
+const STORMS: u32 = 3;
 
 /// The times of one number of workers, in milliseconds, sorted.
 pub struct Row {
@@ -58,10 +61,16 @@ impl Row {
     }
 }
 
-/// Measures rotations with 1, 4 and 16 workers.
+/// About how long it takes to measure all rotations.
+pub fn duration() -> Duration {
+    let start = Duration::from_secs(2);
+    WORKERS.map(|_| start + WATCHED * ROTATIONS).into_iter().sum()
+}
+
+/// Measures rotations.
 pub async fn measure(dir: &Path) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for workers in [1, 4, 16] {
+    for workers in WORKERS {
         eprintln!("measuring rotations: {workers} workers");
         rows.push(rotate(dir, workers).await?);
     }
@@ -77,6 +86,7 @@ async fn rotate(dir: &Path, workers: u16) -> Result<Row> {
     let setting = Setting {
         dir,
         socket: &socket,
+        refresher: None,
         upstream: url,
         trusted_ca: None,
         access_token: "",
@@ -121,11 +131,14 @@ async fn ask(address: std::net::SocketAddr) -> Result<()> {
     }
 }
 
+/// About how long the storms take.
+pub fn duration_of_rejections() -> Duration {
+    Duration::from_secs(4) * STORMS
+}
+
 /// Has so many requests meet a refused token at once; gives the seconds until all are answered.
 pub async fn rejections() -> Result<Spread> {
     eprintln!("measuring {REJECTED} requests on a refused token");
-    // A connection of each has two ends, here and in Envoy, and so has its second half.
-    allow_open_files(5 * REJECTED as u64)?;
     let mut times = Vec::new();
     for _ in 0..STORMS {
         let plan = Plan { log: "info", quiet: true, ..Plan::default() };

@@ -4,15 +4,14 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Channel, Either, Full};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -26,9 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use url::Url;
 
 /// A chat completion as APIs send it.
-const COMPLETION: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1779000000,"model":"grok-4","choices":[{"index":0,"message":{"role":"assistant","content":"The quick brown fox jumps over the lazy dog."},"finish_reason":"stop"}],"usage":{"prompt_tokens":11,"completion_tokens":10,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"reasoning_tokens":0}}}"#;
-
-type Body = Either<Full<Bytes>, Channel<Bytes>>;
+pub const COMPLETION: &[u8] = br#"{"id":"chatcmpl-1","object":"chat.completion","created":1779000000,"model":"grok-4","choices":[{"index":0,"message":{"role":"assistant","content":"The quick brown fox jumps over the lazy dog."},"finish_reason":"stop"}],"usage":{"prompt_tokens":11,"completion_tokens":10,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"reasoning_tokens":0}}}"#;
 
 /// A running API.
 pub struct Upstream {
@@ -43,8 +40,6 @@ struct Shared {
     started: Stopwatch,
     /// The value of `authorization` that counts as current, and when another came last.
     tokens: Mutex<Tokens>,
-    /// Streams that wait for the start.
-    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -59,11 +54,7 @@ impl Upstream {
     pub async fn start(tls: Option<&Path>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            started: Stopwatch::start(),
-            tokens: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared { started: Stopwatch::start(), tokens: Mutex::default() });
         let (acceptor, certificate) = tls.map(certify).transpose()?.unzip();
         let served = shared.clone();
         tokio::spawn(async move {
@@ -97,14 +88,20 @@ impl Upstream {
         *tokens = Tokens { current: format!("Bearer {token}").into_bytes(), ..Tokens::default() };
     }
 
-    /// How long after `since`, a time on this API's clock, another token than the current one came
-    /// last, and how many requests there have been.
+    /// Forgets what has come so far, but for the current token.
+    pub fn forget(&self) {
+        let mut tokens = self.tokens();
+        (tokens.last_other, tokens.requests) = (None, 0);
+    }
+
+    /// When, on this API's clock, another token than the current one came last, and how many
+    /// requests there have been.
     pub fn last_other(&self) -> (Option<Duration>, u64) {
         let tokens = self.tokens();
         (tokens.last_other, tokens.requests)
     }
 
-    /// The time on the clock that events carry.
+    /// The time on this API's clock.
     pub fn now(&self) -> Duration {
         self.shared.started.elapsed()
     }
@@ -140,74 +137,12 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sha
 async fn answer(
     request: Request<Incoming>,
     shared: Arc<Shared>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Full<Bytes>>, Infallible> {
     shared.note(request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()));
-    let plan = Plan::of(request.uri().query().unwrap_or_default());
     let _ = request.into_body().collect().await;
-    let (kind, body) = match plan {
-        None => {
-            ("application/json", Either::Left(Full::new(Bytes::from_static(COMPLETION.as_bytes()))))
-        }
-        Some(plan) => ("text/event-stream", Either::Right(stream(plan, shared))),
-    };
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    let mut response = Response::new(Full::new(Bytes::from_static(COMPLETION)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
-}
-
-/// What the query of a stream asks for: so many events, so far apart, after so many streams are
-/// open.
-struct Plan {
-    events: u64,
-    gap: Duration,
-    streams: usize,
-}
-
-impl Plan {
-    fn of(query: &str) -> Option<Self> {
-        let number = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.find(|(known, _)| *known == name)?.1.parse::<u64>().ok()
-        };
-        Some(Self {
-            events: number("events")?,
-            gap: Duration::from_micros(number("gap_us").unwrap_or(0)),
-            streams: usize::try_from(number("streams")?).ok()?,
-        })
-    }
-}
-
-fn stream(plan: Plan, shared: Arc<Shared>) -> Channel<Bytes> {
-    let (mut sender, body) = Channel::new(1);
-    tokio::spawn(async move {
-        // All begin together.
-        shared.waiting.fetch_add(1, Ordering::SeqCst);
-        while !shared.waiting.load(Ordering::SeqCst).is_multiple_of(plan.streams) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let mut tick = (!plan.gap.is_zero()).then(|| tokio::time::interval(plan.gap));
-        for number in 0..plan.events {
-            if let Some(tick) = &mut tick {
-                tick.tick().await;
-            }
-            let event = event(number, shared.started.elapsed());
-            if sender.send_data(event.into()).await.is_err() {
-                return;
-            }
-            // Each event leaves by itself, as from a model.
-            tokio::task::yield_now().await;
-        }
-        let _ = sender.send_data(Bytes::from_static(b"data: [DONE]\n\n")).await;
-    });
-    body
-}
-
-/// One chunk of a chat completion that carries the time at which it was made.
-fn event(number: u64, at: Duration) -> String {
-    format!(
-        "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1779000000,\"model\":\"grok-4\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"word {number}\"}}}}],\"at\":{:015}}}\n\n",
-        at.as_nanos()
-    )
 }
 
 impl Shared {

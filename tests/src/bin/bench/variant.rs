@@ -15,11 +15,10 @@ use tests::{Process, envoy_binary, eventually, filter_module, unix_request};
 use tokio::process::Command;
 use url::Url;
 
+use crate::cores;
+
 /// The client's key, which every request carries.
 pub const KEY: &str = "torchbearer-bench-key-0123456789";
-
-/// The core of the proxies. The load and the API have another.
-const CORE: &str = "0";
 
 /// How long a program may take until it is ready.
 const START: Duration = Duration::from_secs(30);
@@ -53,8 +52,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All that have an Envoy.
-    pub const ENVOYS: [Self; 7] = [
+    /// All.
+    pub const ALL: [Self; 8] = [
         Self::Bare,
         Self::Empty,
         Self::TwoPlaces,
@@ -62,7 +61,18 @@ impl Kind {
         Self::OnePlace,
         Self::Native,
         Self::Sidecar,
+        Self::FastApi,
     ];
+
+    /// Whether it replaces the client's key by the access token.
+    pub fn puts_token_in(self) -> bool {
+        !matches!(self, Self::Bare | Self::Empty)
+    }
+
+    /// Whether it asks the refresher for the token.
+    fn asks(self) -> bool {
+        matches!(self, Self::TwoPlaces | Self::WithUsage | Self::OnePlace)
+    }
 
     /// Its name in the report.
     pub fn name(self) -> &'static str {
@@ -86,11 +96,13 @@ pub struct Setting<'a> {
     pub dir: &'a Path,
     /// The refresher's socket.
     pub socket: &'a Path,
+    /// Its process, if it is one.
+    pub refresher: Option<u32>,
     /// The API.
     pub upstream: Url,
     /// The certificate of the API, where it speaks TLS.
     pub trusted_ca: Option<&'a Path>,
-    /// The access token, for those that do not ask the refresher.
+    /// The access token that the refresher has, for those that do not ask it.
     pub access_token: &'a str,
     /// Envoy's workers.
     pub workers: u16,
@@ -104,33 +116,38 @@ pub struct Variant {
     /// Where it listens.
     pub address: SocketAddr,
     processes: Vec<Process>,
+    refresher: Option<u32>,
 }
 
 impl Variant {
     /// Starts it and waits until it listens.
     pub async fn start(kind: Kind, setting: &Setting<'_>) -> Result<Self> {
-        match kind {
+        let (processes, address) = match kind {
             Kind::FastApi => {
                 let (process, address) = python_proxy(setting).await?;
-                Ok(Self { kind, address, processes: vec![process] })
+                (vec![process], address)
             }
             Kind::Sidecar => {
                 let (proxy, behind) = hyper_proxy(setting).await?;
                 let upstream = format!("http://{behind}").parse()?;
-                let setting = Setting { upstream, ..setting.clone() };
+                let setting = Setting { upstream, trusted_ca: None, ..setting.clone() };
                 let (envoy, address) = envoy(kind, &setting).await?;
-                Ok(Self { kind, address, processes: vec![envoy, proxy] })
+                (vec![envoy, proxy], address)
             }
             _ => {
                 let (process, address) = envoy(kind, setting).await?;
-                Ok(Self { kind, address, processes: vec![process] })
+                (vec![process], address)
             }
-        }
+        };
+        let refresher = setting.refresher.filter(|_| kind.asks());
+        Ok(Self { kind, address, processes, refresher })
     }
 
-    /// The time that its processes have had on the processor.
-    pub fn cpu(&self) -> Result<Duration> {
-        self.processes.iter().map(cpu).sum()
+    /// The time that its processes have had on the processor. The refresher is one of them; it
+    /// serves other variants too, but these are idle when this one is measured.
+    pub fn time(&self) -> Result<Duration> {
+        let own = self.processes.iter().map(|process| process.id().context("a proxy has ended"));
+        own.chain(self.refresher.map(Ok)).map(|id| cores::time(id?)).sum()
     }
 
     /// Its resident memory in KiB.
@@ -139,32 +156,15 @@ impl Variant {
     }
 }
 
-/// The time of all threads, from the scheduler's count in nanoseconds.
-fn cpu(process: &Process) -> Result<Duration> {
-    let id = process.id().context("a proxy has ended")?;
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
-        let path = task?.path().join("schedstat");
-        // A thread may end meanwhile.
-        let Ok(text) = std::fs::read_to_string(path) else { continue };
-        let time: u64 = text.split(' ').next().unwrap_or_default().parse()?;
-        total += time;
-    }
-    if total == 0 {
-        bail!("this kernel does not count the time of threads (CONFIG_SCHED_INFO)");
-    }
-    Ok(Duration::from_nanos(total))
-}
-
 /// A command whose process has the proxies' core.
 fn on_its_core(program: &Path) -> Command {
     let mut command = Process::command("taskset");
-    command.args(["--cpu-list", CORE]).arg(program);
+    command.args(["--cpu-list", &cores::PROXIES.to_string()]).arg(program);
     command
 }
 
 async fn envoy(kind: Kind, setting: &Setting<'_>) -> Result<(Process, SocketAddr)> {
-    let name = format!("{kind:?}-{}-{}", setting.upstream.scheme(), setting.workers).to_lowercase();
+    let name = format!("{kind:?}-{}-{}", setting.upstream.authority(), setting.workers);
     let admin = setting.dir.join(format!("{name}.sock"));
     let bootstrap = render(kind, setting, &admin)?;
     let file = setting.dir.join(format!("{name}.json"));
@@ -307,7 +307,7 @@ fn module(name: &str) -> Result<String> {
 
 async fn hyper_proxy(setting: &Setting<'_>) -> Result<(Process, SocketAddr)> {
     let mut command = on_its_core(&std::env::current_exe()?);
-    command.args(["sidecar", setting.upstream.as_str()]).env("TOKEN", setting.access_token);
+    command.args(["sidecar", setting.upstream.as_str()]);
     announced("hyper", setting, &mut command).await
 }
 
@@ -315,7 +315,7 @@ async fn python_proxy(setting: &Setting<'_>) -> Result<(Process, SocketAddr)> {
     let python = PathBuf::from(module("bench-python/bin/python")?);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/bench/fastapi_proxy.py");
     let mut command = on_its_core(&python);
-    command.arg(script).arg(setting.upstream.as_str()).env("TOKEN", setting.access_token);
+    command.arg(script).arg(setting.upstream.as_str());
     announced("fastapi", setting, &mut command).await
 }
 
@@ -325,7 +325,11 @@ async fn announced(
     setting: &Setting<'_>,
     command: &mut Command,
 ) -> Result<(Process, SocketAddr)> {
-    let name = format!("{name}-{}", setting.upstream.scheme());
+    let name = format!("{name}-{}", setting.upstream.authority());
+    command.env("TOKEN", setting.access_token);
+    if let Some(certificate) = setting.trusted_ca {
+        command.env("TRUSTED_CA", certificate);
+    }
     let mut process = Process::start(&name, setting.dir, command)?.quiet();
     let address = |line: &str| line.strip_prefix("listening on ")?.trim().parse().ok();
     let address = process.printed(START, address).await?;
