@@ -173,6 +173,29 @@ fn with_tables(readme: &str, tables: &str) -> Result<String> {
 mod tests {
     use super::*;
 
+    fn kept() -> Results {
+        serde_json::from_str(include_str!("../../../bench/results.json")).unwrap()
+    }
+
+    #[test]
+    fn the_readmes_tables_are_those_of_the_kept_results() {
+        let readme = include_str!("../../../../README.md");
+        assert!(
+            readme == with_tables(readme, &kept().tables().unwrap()).unwrap(),
+            "they differ: run `bench plot`"
+        );
+    }
+
+    #[test]
+    fn the_plots_are_those_of_the_kept_results() {
+        for (name, svg) in plots::all(&kept()).unwrap() {
+            let file = std::fs::read_to_string(tests_folder().join("bench").join(name)).unwrap();
+            assert!(svg == file, "{name} differs: run `bench plot`");
+            let readme = include_str!("../../../../README.md");
+            assert!(readme.contains(&format!("(tests/bench/{name})")), "the README lacks {name}");
+        }
+    }
+
     #[test]
     fn numbers_have_three_digits() {
         let written = [0.0, 1.2345, -0.5, 9.996, 12.34, 99.96, 259.4, 999.6, 12345.6, 1234567.0];
