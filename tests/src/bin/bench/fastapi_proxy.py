@@ -34,7 +34,8 @@ async def forward(path: str, request: Request) -> Response:
     return Response(answer.content, status_code=answer.status_code, headers=passed)
 
 
-listener = socket.socket()
+# The protocol is named, since asyncio sets TCP_NODELAY only where it is.
+listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 listener.bind(("127.0.0.1", 0))
 print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
 config = uvicorn.Config(app, log_level="warning", access_log=False)

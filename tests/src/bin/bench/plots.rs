@@ -136,10 +136,7 @@ fn latency(results: &Results) -> Result<String> {
     let title = "Latency in ms, p50 (full) and p99 (hollow); HTTP/1.1, plain API; logarithmic";
     canvas(400, title, |area| {
         let body = legend(area, &KINDS)?;
-        let least = columns.iter().flat_map(|column| &column.marks).map(|mark| mark.spread.min);
-        let least = least.fold(f64::MAX, f64::min) / 1.5;
-        let range = (least..most(&columns) * 1.4).log_scale();
-        draw_columns(&body, &columns, &KINDS, least, range, 1000.0)
+        draw_columns(&body, &columns, &KINDS, least(&columns), logarithmic(&columns), 1000.0)
     })
 }
 
@@ -161,15 +158,11 @@ fn streams(results: &Results) -> Result<String> {
     canvas(420, "Streams (SSE), an event at a time on each", |area| {
         let body = legend(area, &streams::KINDS)?;
         let (left, right) = body.split_horizontally(WIDTH / 2);
-        for (half, subtitle, columns) in [
-            (left, "Events per second, one after the other", &rates),
-            (right, "Latency of an event in µs, p50 (full) and p99 (hollow)", &delays),
-        ] {
-            half.draw_text(subtitle, &text(HPos::Left, VPos::Top), (MARGIN, 0))?;
-            let (_, plot) = half.split_vertically(LINE);
-            draw_columns(&plot, columns, &streams::KINDS, 0.0, 0.0..most(columns), 1.0)?;
-        }
-        Ok(())
+        let plot = subtitled(&left, "Events per second, one after the other")?;
+        draw_columns(&plot, &rates, &streams::KINDS, 0.0, 0.0..most(&rates), 1.0)?;
+        let subtitle = "Latency of an event in ms, p50 (full) and p99 (hollow); logarithmic";
+        let plot = subtitled(&right, subtitle)?;
+        draw_columns(&plot, &delays, &streams::KINDS, least(&delays), logarithmic(&delays), 1000.0)
     })
 }
 
@@ -202,6 +195,22 @@ impl Mark {
 fn most(columns: &[Column]) -> f64 {
     let marks = columns.iter().flat_map(|column| &column.marks);
     marks.map(|mark| mark.spread.max).fold(0.0, f64::max) * 1.05
+}
+
+/// Where a logarithmic axis begins.
+fn least(columns: &[Column]) -> f64 {
+    let marks = columns.iter().flat_map(|column| &column.marks);
+    marks.map(|mark| mark.spread.min).fold(f64::MAX, f64::min) / 1.5
+}
+
+fn logarithmic(columns: &[Column]) -> LogCoord<f64> {
+    (least(columns)..most(columns) * 1.4).log_scale().into()
+}
+
+/// Gives what is below the subtitle.
+fn subtitled<'a>(area: &Area<'a>, subtitle: &str) -> Result<Area<'a>> {
+    area.draw_text(subtitle, &text(HPos::Left, VPos::Top), (MARGIN, 0))?;
+    Ok(area.split_vertically(LINE).1)
 }
 
 /// Draws under a title, on paper.
