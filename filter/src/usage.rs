@@ -38,11 +38,15 @@ enum Form {
     Stream(Events),
 }
 
-/// What the answer has said so far. Of an answer that says it several times, the last counts.
+/// What the answer has said so far. Of an answer that tells its usage several times, the last
+/// counts, and its model is the one in the same document, else the first that was named.
 #[derive(Debug, Default)]
 struct Found {
     model: Option<String>,
     usage: Option<Usage>,
+    /// A later model in the current document, and whether that document has told the usage.
+    later: Option<String>,
+    told: bool,
 }
 
 impl Counter {
@@ -72,7 +76,8 @@ impl Counter {
 
     /// The model and the tokens, if the answer has told them; of one that was cut off, what it
     /// has told until then.
-    pub fn total(self) -> Option<(String, Usage)> {
+    pub fn total(mut self) -> Option<(String, Usage)> {
+        self.found.end();
         let usage = self.found.usage?;
         Some((self.found.model.unwrap_or_default(), usage))
     }
@@ -83,7 +88,16 @@ impl Found {
     fn model(&mut self, json: &[u8]) {
         let tree = serde_json::from_slice::<Tree>(json).ok();
         if let Some(model) = tree.as_ref().and_then(Tree::text) {
-            self.model = Some(model.to_owned());
+            let place = if self.model.is_none() { &mut self.model } else { &mut self.later };
+            *place = Some(model.to_owned());
+        }
+    }
+
+    /// The end of a document.
+    fn end(&mut self) {
+        let later = self.later.take();
+        if std::mem::take(&mut self.told) && later.is_some() {
+            self.model = later;
         }
     }
 
@@ -95,6 +109,7 @@ impl Found {
         let count = |names| first(names).and_then(Tree::number).unwrap_or(0);
         let detail =
             |names, name| first(names).and_then(|details| details.get(name)?.number()).unwrap_or(0);
+        self.told = true;
         self.usage = Some(Usage {
             prompt: count(["prompt_tokens", "input_tokens"]),
             completion: count(["completion_tokens", "output_tokens"]),

@@ -173,6 +173,11 @@ impl Scanner {
         }
     }
 
+    /// Whether nothing of a document was read.
+    pub(super) fn is_fresh(&self) -> bool {
+        (self.depth, self.place, self.member) == (0, Place::Structure, Member::Unnamed)
+    }
+
     /// Makes it ready for another document.
     pub(super) fn restart(&mut self) {
         self.name.clear();

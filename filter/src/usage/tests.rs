@@ -70,6 +70,18 @@ fn the_last_usage_counts_and_null_is_none() {
 }
 
 #[test]
+fn the_model_is_the_one_that_is_named_with_the_usage() {
+    let event =
+        |model: &str, usage: &str| format!("data: {{\"model\":\"{model}\",\"usage\":{usage}}}\n\n");
+    let named = [event("a", "null"), event("b", "null"), event("c", "{}"), event("d", "null")];
+    let (model, _) = counted(SSE, [named.concat().as_bytes()]).unwrap();
+    assert_eq!(model, "c");
+    let unnamed = format!("{}{}data: {{\"usage\":{{}}}}\n\n", named[0], named[1]);
+    let (model, _) = counted(SSE, [unnamed.as_bytes()]).unwrap();
+    assert_eq!(model, "a");
+}
+
+#[test]
 fn an_event_of_several_lines_is_one_document() {
     let stream = "data: {\"model\":\"grok-4\",\ndata: \"usage\":{\"prompt_tokens\":\ndata:10}}\n\n";
     let usage = Usage { prompt: 10, ..Usage::default() };
@@ -143,18 +155,22 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic_and_little_is_kept(
+    fn no_bytes_panic_and_no_chunking_matters(
         pieces in proptest::collection::vec(
             prop_oneof![
                 proptest::collection::vec(any::<u8>(), 0..40),
                 proptest::sample::select(vec![
                     "{", "}", "[", "]", "\"", "\\", ":", ",", "\"usage\"", "\"model\"", "data:", "\n\n",
-                    "\"response\":{", "{\"usage\":{",
+                    "\r", "\n", ":null", "\"response\":{", "{\"usage\":{", "data:{\"model\":\"m\"}\n\n",
+                    "data: {\"usage\":{\"prompt_tokens\":1},\"model\":\"n\"}\n\n",
                 ]).prop_map(|text| text.as_bytes().to_vec()),
             ], 0..200),
     ) {
+        let bytes = pieces.concat();
         for content_type in [JSON, SSE] {
-            let _ = counted(content_type, pieces.iter().map(Vec::as_slice));
+            let total = counted(content_type, pieces.iter().map(Vec::as_slice));
+            prop_assert_eq!(&counted(content_type, [bytes.as_slice()]), &total);
+            prop_assert_eq!(counted(content_type, bytes.chunks(1)), total);
         }
     }
 }
