@@ -170,8 +170,9 @@ soak: build envoy ## Rotate every 3 s under traffic and one fault after the othe
 .PHONY: bench
 bench: build envoy target/bench-python/.installed ## Compare with peers and with the bounds, in 20 minutes; PARTS=glance in three
 	@cargo build --quiet --release --workspace --bin bench
-	@cargo build --quiet --profile wasm --target $(TARGET) --package empty
-	@cargo run --quiet --bin slim -- target/$(TARGET)/wasm/empty.wasm target/empty.wasm
+	@cargo build --quiet --profile wasm --target $(TARGET) --package empty --package prices
+	@for module in empty prices; do \
+	  cargo run --quiet --bin slim -- target/$(TARGET)/wasm/$$module.wasm target/$$module.wasm; done
 	@REFRESHER_BIN=$(CURDIR)/target/release/refresher target/release/bench $(PARTS)
 
 target/bench-python/.installed: tests/bench-requirements.txt

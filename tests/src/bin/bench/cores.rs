@@ -61,6 +61,7 @@ pub fn model() -> Result<String> {
 pub fn envoy_version() -> Result<String> {
     let output = Command::new(tests::envoy_binary()?).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // Commit, version, state of the tree and more stand between slashes.
-    Ok(text.split('/').nth(1).context("Envoy does not tell its version")?.to_owned())
+    // Behind its path and a word: commit, version, state of the tree and more, between slashes.
+    let version = text.split_once("version: ").and_then(|(_, text)| text.split('/').nth(1));
+    Ok(version.context("Envoy does not tell its version")?.to_owned())
 }

@@ -9,6 +9,7 @@ mod cores;
 mod load;
 mod numbers;
 mod plots;
+mod prices;
 mod published;
 mod refusals;
 mod report;
@@ -62,9 +63,10 @@ fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 const GLANCE: &str = "glance";
 
 /// The parts that can be asked for by name, and about how long each takes; all by default.
-fn parts() -> [(&'static str, Duration); 6] {
+fn parts() -> [(&'static str, Duration); 7] {
     [
         ("requests", requests::duration(false)),
+        ("prices", prices::duration()),
         ("streams", streams::duration()),
         ("rotation", rotation::duration()),
         ("rejections", rotation::duration_of_rejections()),
@@ -88,7 +90,7 @@ async fn run(named: &[&str]) -> Result<Vec<String>> {
     let watch = Stopwatch::start();
     allow_open_files(OPEN_FILES)?;
     let mut report = Report::default();
-    if wanted("requests") || wanted("streams") || glance {
+    if wanted("requests") || wanted("prices") || wanted("streams") || glance {
         cores::separate()?;
         let mut stack =
             Stack::prepare(Plan { log: "info", quiet: true, ..Plan::default() }).await?;
@@ -110,6 +112,9 @@ async fn run(named: &[&str]) -> Result<Vec<String>> {
         };
         if wanted("requests") || glance {
             report.requests = requests::measure(&setting, glance).await?;
+        }
+        if wanted("prices") {
+            report.prices = prices::measure(&setting).await?;
         }
         if wanted("streams") {
             report.streams = streams::measure(&setting).await?;

@@ -46,7 +46,7 @@ fn colour(kind: Kind) -> RGBColor {
         Kind::OnePlace => RGBColor(0xC4, 0x5C, 0x9A),
         Kind::Native => RGBColor(0x2F, 0x9E, 0x77),
         Kind::Sidecar => RGBColor(0x83, 0x6F, 0xD0),
-        Kind::FastApi => RGBColor(0xA5, 0x7A, 0x4E),
+        Kind::FastApi | Kind::Price(..) => RGBColor(0xA5, 0x7A, 0x4E),
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Results {
     machine: Machine,
     ratios: BTreeMap<String, Ratio>,
     rows: Vec<Row>,
+    host_calls: Vec<HostCall>,
     streams: Vec<Streams>,
 }
 
@@ -52,6 +53,13 @@ pub struct Row {
     /// One in a hundred took longer.
     pub p99_us: Spread,
     rss_kib: Spread,
+}
+
+#[derive(Deserialize)]
+struct HostCall {
+    call: String,
+    first_us: Spread,
+    further_us: Spread,
 }
 
 /// A variant with so many streams.
@@ -116,6 +124,13 @@ impl Results {
                 .map_or("", |bound| if bound.holds(value.median) { "kept" } else { "**broken**" });
             let bound = bound.map(|bound| bound.to_string()).unwrap_or_default();
             writeln!(text, "| {what} | {} | {bound} | {outcome} |", spread(*value))?;
+        }
+        text.push_str(
+            "\n| Call of the host by a Wasm filter | The first of a request, µs | Each further, µs |\n\
+             |---|---|---|\n",
+        );
+        for HostCall { call, first_us, further_us } in &self.host_calls {
+            writeln!(text, "| {call} | {} | {} |", spread(*first_us), spread(*further_us))?;
         }
         Ok(text)
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tests::filter_module;
 
 use crate::numbers::Spread;
+use crate::prices::Price;
 use crate::refusals::Refusals;
 use crate::variant::Kind;
 use crate::{cores, requests, rotation, streams};
@@ -26,6 +27,8 @@ const BUSY: f64 = 0.9;
 pub struct Report {
     /// Requests.
     pub requests: Vec<requests::Row>,
+    /// Calls of the host.
+    pub prices: Vec<Price>,
     /// Streams.
     pub streams: Vec<streams::Row>,
     /// Rotations.
@@ -216,6 +219,7 @@ impl Report {
             "machine": {"cpu": cores::model()?, "envoy": cores::envoy_version()?},
             "ratios": self.ratios().into_iter().map(ratio).collect::<Map<_, _>>(),
             "rows": self.requests.iter().map(requests::Row::json).collect::<Vec<_>>(),
+            "host_calls": self.prices.iter().map(Price::json).collect::<Vec<_>>(),
             "streams": streams.collect::<Vec<_>>(),
             "rotations": self.rotations.iter().map(rotation::Row::json).collect::<Vec<_>>(),
             "refusals": self.refusals.as_ref().map(Refusals::json),
@@ -255,6 +259,12 @@ impl fmt::Display for Report {
                 row.p99_us().median,
                 row.load_share().median * 100.0
             )?;
+        }
+        if !self.prices.is_empty() {
+            writeln!(f, "\ncalls of the host, the first of a request and each further one")?;
+        }
+        for price in &self.prices {
+            writeln!(f, "{}", price.line())?;
         }
         for (place, row) in self.streams.iter().enumerate() {
             if place.is_multiple_of(streams::KINDS.len()) {

@@ -83,9 +83,11 @@ pub struct Row {
     rounds: Vec<Round>,
 }
 
+/// What one turn has told.
 #[derive(Clone, Copy, Debug)]
-struct Round {
-    cpu_us: f64,
+pub struct Round {
+    /// Microseconds on the processor for one request.
+    pub cpu_us: f64,
     rps: f64,
     p50_us: f64,
     p99_us: f64,
@@ -156,7 +158,8 @@ async fn connect(variant: &Variant, load: Load) -> Result<Vec<Client>> {
     load::connect(variant.address, load.protocol, load.connections).await
 }
 
-async fn round(variant: &Variant, load: Load, time: Duration) -> Result<Round> {
+/// One turn of a variant.
+pub async fn round(variant: &Variant, load: Load, time: Duration) -> Result<Round> {
     let clients = connect(variant, load).await?;
     let (before, own_before) = (variant.time()?, cores::own_time()?);
     let outcome = load::run(clients, time).await?;

@@ -49,10 +49,12 @@ pub enum Kind {
     Sidecar,
     /// A proxy in Python, without Envoy.
     FastApi,
+    /// A Wasm filter in front that makes this call of the host so often.
+    Price(&'static str, u32),
 }
 
 impl Kind {
-    /// All.
+    /// All that are compared with each other.
     pub const ALL: [Self; 8] = [
         Self::Bare,
         Self::Empty,
@@ -66,7 +68,7 @@ impl Kind {
 
     /// Whether it replaces the client's key by the access token.
     pub fn puts_token_in(self) -> bool {
-        !matches!(self, Self::Bare | Self::Empty)
+        !matches!(self, Self::Bare | Self::Empty | Self::Price(..))
     }
 
     /// Whether it asks the refresher for the token.
@@ -85,6 +87,7 @@ impl Kind {
             Self::Native => "native filters",
             Self::Sidecar => "bare Envoy and a hyper proxy",
             Self::FastApi => "FastAPI proxy",
+            Self::Price(call, _) => call,
         }
     }
 }
@@ -218,13 +221,13 @@ fn render(kind: Kind, setting: &Setting<'_>, admin: &Path) -> Result<Value> {
             filters(&mut bootstrap, UPSTREAM_FILTERS)?.remove(0);
         }
         Kind::Empty => {
-            let module = module("empty.wasm")?;
             for place in [FILTERS, UPSTREAM_FILTERS] {
-                let config = at(&mut bootstrap, &format!("{place}/0/{WASM}"))?;
-                *at(config, "/vm_config/code/local/filename")? = module.clone().into();
-                *at(config, "/vm_config/vm_id")? = "empty".into();
-                *at(config, "/configuration/value")? = "".into();
+                other_module(&mut bootstrap, place, "empty", "")?;
             }
+        }
+        Kind::Price(call, times) => {
+            other_module(&mut bootstrap, FILTERS, "prices", &format!("{call} {times}"))?;
+            filters(&mut bootstrap, UPSTREAM_FILTERS)?.remove(0);
         }
         Kind::OnePlace => {
             let path = format!("{UPSTREAM_FILTERS}/0/{WASM}/configuration/value");
@@ -248,6 +251,15 @@ fn render(kind: Kind, setting: &Setting<'_>, admin: &Path) -> Result<Value> {
         }
     }
     Ok(bootstrap)
+}
+
+/// Has another module in a place of ours.
+fn other_module(bootstrap: &mut Value, place: &str, name: &str, configuration: &str) -> Result<()> {
+    let config = at(bootstrap, &format!("{place}/0/{WASM}"))?;
+    *at(config, "/vm_config/code/local/filename")? = module(&format!("{name}.wasm"))?.into();
+    *at(config, "/vm_config/vm_id")? = name.into();
+    *at(config, "/configuration/value")? = configuration.into();
+    Ok(())
 }
 
 /// Envoy's filters that check the key, and take out what ours does as far as they can.
