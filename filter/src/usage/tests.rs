@@ -86,6 +86,9 @@ fn an_event_of_several_lines_is_one_document() {
     let stream = "data: {\"model\":\"grok-4\",\ndata: \"usage\":{\"prompt_tokens\":\ndata:10}}\n\n";
     let usage = Usage { prompt: 10, ..Usage::default() };
     assert_eq!(counted(SSE, [stream.as_bytes()]), grok(usage));
+    // A line's end stays between them, and is no part of a name.
+    let stream = "data:{\"us\ndata:age\":{\"prompt_tokens\":1}}\n\n";
+    assert_eq!(counted(SSE, [stream.as_bytes()]), None);
 }
 
 #[test]
