@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -68,26 +68,34 @@ pub struct Error {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer(pub Arc<str>);
 
-/// Listens for Envoys on other machines.
+/// Listens for Envoys on other machines. To be called in a Tokio runtime.
 ///
 /// # Errors
 ///
 /// When the address cannot be listened on.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    bind("publish.listen", address).await
+pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    bind("publish.listen", address)
 }
 
-/// Listens on loopback.
+/// Listens on loopback. To be called in a Tokio runtime.
 ///
 /// # Errors
 ///
 /// When the port cannot be listened on.
-pub async fn listen_on_loopback(port: u16) -> Result<TcpListener, Error> {
-    bind("publish.loopback_port", (Ipv4Addr::LOCALHOST, port).into()).await
+pub fn listen_on_loopback(port: u16) -> Result<TcpListener, Error> {
+    bind("publish.loopback_port", (Ipv4Addr::LOCALHOST, port).into())
 }
 
-async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error { setting, address, source })
+fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A port that was given up a moment ago is free.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        // After a restart all of them come back at once.
+        socket.listen(MAX_CONNECTIONS as u32)
+    };
+    listen().map_err(|source| Error { setting, address, source })
 }
 
 /// Serves clients with a certificate that is let in, until this is dropped. What `terms` say holds

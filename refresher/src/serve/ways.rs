@@ -27,14 +27,14 @@ impl Ways {
         let config = service.config.borrow().clone();
         let mut servers = JoinSet::new();
         if let Some(port) = config.publish.loopback_port {
-            let listener = remote::listen_on_loopback(port).await?;
+            let listener = remote::listen_on_loopback(port)?;
             tracing::info!(address = %shown(&listener), "serving whoever connects on this machine");
             servers.spawn(remote::serve_plainly(listener, loopback_router(service.clone())));
         }
         if let Some(settings) = &config.publish.tls {
             let terms = Arc::new(Tls::load(settings, clock::now().unix())?);
             service.publisher.show_certificate(terms.not_after);
-            let listener = remote::listen(settings.listen).await?;
+            let listener = remote::listen(settings.listen)?;
             tracing::info!(address = %shown(&listener), "serving Envoys by mutual TLS");
             // What has files to watch is not what an Envoy elsewhere has.
             let service = Service { tokens: Tokens::Bundled, ..service.clone() };

@@ -50,7 +50,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -143,6 +143,15 @@ pub enum DeadToken {
     ForbiddenOld,
 }
 
+/// Listens with room for so many connections that nobody has accepted yet: an Envoy opens many at
+/// once, and one that finds no room waits a second.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
+}
+
 /// A running simulator; it stops when dropped.
 #[derive(Debug)]
 pub struct Simulator {
@@ -157,7 +166,7 @@ impl Simulator {
     ///
     /// When the address cannot be bound, or the system has no randomness.
     pub async fn start(options: Options) -> io::Result<Self> {
-        let listener = TcpListener::bind(options.listen).await?;
+        let listener = listen(options.listen)?;
         let (mut key, mut seed) = ([0; 64], [0; 32]);
         getrandom::fill(&mut key).and_then(|()| getrandom::fill(&mut seed))?;
         let address = listener.local_addr()?;
