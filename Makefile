@@ -4,6 +4,8 @@ SHELL := /bin/bash
 export PIP_ROOT_USER_ACTION := ignore
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# No recipe calls make, and rustc would warn that the jobs of `make --jobs` are closed to it.
+unexport MAKEFLAGS MFLAGS
 
 # The Envoy that is fetched where none is given: pinned here and nowhere else.
 ENVOY_VERSION := 1.40.0
@@ -45,23 +47,36 @@ help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build envoy ## Show the main job on a real Envoy, then stay up until Ctrl-C
+demo: build demo-program envoy ## Show the main job on a real Envoy, then stay up until Ctrl-C
 	@$(DEMO)
 
 .PHONY: smoke
-smoke: build envoy ## The same as demo, but end; fails if a proof does not hold
+smoke: build demo-program envoy ## The same as demo, but end; fails if a proof does not hold
 	@$(DEMO) --exit
 
 # Asked for by name, so that Ctrl-C reaches the demo alone and not cargo around it.
-DEMO = echo "building the demo" >&2 && cargo build --quiet --workspace --bin demo && REFRESHER_BIN=target/release/refresher exec target/debug/demo
+DEMO = REFRESHER_BIN=target/release/refresher exec target/debug/demo
+
+.PHONY: demo-program
+demo-program: toolchain
+	@echo "building the demo" >&2
+	@cargo build --quiet --workspace --bin demo
 
 .PHONY: build
-build: toolchain ## Build what is installed: target/release/refresher and target/filter.wasm
-	@echo "building refresher and filter (the first time takes some minutes)" >&2
+build: native module ## Build what is installed: target/release/refresher and target/filter.wasm
+	@cp $(WASM) target/release/filter.wasm
+
+# Apart from each other, so that `make --jobs` builds one while the other is linked.
+.PHONY: native
+native: toolchain
+	@echo "building the refresher (the first time takes some minutes)" >&2
 	@cargo build --quiet --release --package refresher
+
+.PHONY: module
+module: toolchain
+	@echo "building the filter" >&2
 	@cargo build --quiet --profile wasm --target $(TARGET) --package filter
 	@cargo run --quiet --bin slim -- target/$(TARGET)/wasm/filter.wasm $(WASM)
-	@cp $(WASM) target/release/filter.wasm
 	@size=$$(wc -c < $(WASM)); if (( size > 300 * 1024 )); then \
 	  echo "$(WASM) has $$size bytes, more than 300 KiB" >&2; exit 1; fi
 
@@ -109,11 +124,14 @@ $(RUNNER):
 	install --locked wasm-bindgen-cli@$(RUNNER_VERSION) 2>/dev/null || \
 	install wasm-bindgen-cli@$(RUNNER_VERSION)
 
-.PHONY: test
-test: node build envoy python $(RUNNER) $(TESTED_IMAGES) ## Run every test; the last line counts them
+.PHONY: test-programs
+test-programs: toolchain
 	@echo "building the tests" >&2
-	@cargo build --quiet --workspace
+	@cargo build --quiet --workspace --lib --bins --tests
 	@cargo test --quiet $(AS_WASM) --no-run
+
+.PHONY: test
+test: node build envoy python $(RUNNER) $(TESTED_IMAGES) test-programs ## Run every test; the last line counts them
 	@status=0; \
 	{ failed=0; \
 	  cargo test --quiet --workspace --no-fail-fast || failed=1; \
