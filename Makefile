@@ -137,8 +137,7 @@ test: node build envoy python $(RUNNER) $(TESTED_IMAGES) test-programs ## Run ev
 	  cargo test --quiet --workspace --no-fail-fast || failed=1; \
 	  cargo test $(AS_WASM) 2>&1 | { grep -v ' \.\.\. ok$$' || true; } || failed=1; \
 	  exit $$failed; } 2>&1 | tee target/test.log || status=1; \
-	awk '/^test result:/ {passed += $$4; failed += $$6} \
-	  /^skipped: / {skipped++} \
+	awk '/^test result:/ {passed += $$4; failed += $$6; skipped += $$8} \
 	  END {printf "%d passed, %d failed", passed, failed; if (skipped) printf ", %d skipped", skipped; \
 	  print ""; exit failed > 0 || passed == 0}' \
 	  target/test.log || status=1; \

@@ -65,7 +65,8 @@ fn main() -> ExitCode {
     let trials = cases.into_iter().map(|case| {
         Trial::ignorable_test(case.name, move || {
             if !engine {
-                println!("skipped: containers::{}: no Docker engine", case.name);
+                // On a line of its own, whatever other threads print.
+                print!("\nskipped: containers::{}: no Docker engine\n", case.name);
                 return Ok(Completion::ignored_with("no Docker engine"));
             }
             run(&case).map_err(|error| format!("{error:#}"))?;
