@@ -174,6 +174,39 @@ async fn the_documents_of_status_have_no_secret_and_what_helps() -> Result<()> {
     Ok(())
 }
 
+/// As a health check has it: well only with a refresher that answers and has a token.
+#[tokio::test]
+async fn running_fails_where_no_refresher_answers_or_none_is_ready() -> Result<()> {
+    let mut stack = Stack::prepare(Plan::default()).await?;
+    let code = async |stack: &Stack, arguments: &[&str]| {
+        let arguments = [&["status"], arguments].concat();
+        finished(&mut stack.refresher_command(&arguments)?).await.map(|(code, ..)| code)
+    };
+    // Without a login, a refresher that answers is told from none.
+    ensure!(code(&stack, &["--running"]).await? == Some(1));
+    stack.start_refresher().await?;
+    ensure!(code(&stack, &["--running"]).await? == Some(3));
+    stack.login().await?;
+    let ready = eventually(SOON, async || {
+        (code(&stack, &["--running"]).await.ok()? == Some(0)).then_some(())
+    });
+    ready.await.context("with a login it is not well")?;
+    ensure!(code(&stack, &["--running", "--json"]).await? == Some(0));
+
+    // One that does not answer any more is none, and what is stored does not count.
+    let refresher = stack.take_refresher()?;
+    refresher.signal(Signal::STOP)?;
+    ensure!(code(&stack, &["--running"]).await? == Some(1));
+    ensure!(code(&stack, &[]).await? == Some(0));
+    refresher.signal(Signal::CONT)?;
+    ensure!(code(&stack, &["--running"]).await? == Some(0));
+    refresher.stop().await?;
+    ensure!(code(&stack, &["--running"]).await? == Some(1));
+    ensure!(code(&stack, &["--running", "--json"]).await? == Some(1));
+    ensure!(code(&stack, &[]).await? == Some(0));
+    Ok(())
+}
+
 #[tokio::test]
 async fn to_wait_for_workers_that_nobody_knows_ends_with_5() -> Result<()> {
     let mut stack = machine(true).await?;
