@@ -1,9 +1,9 @@
 //! Envoy and refresher, stopped and started.
 
 use anyhow::{Context as _, Result, ensure};
-use tests::Stopwatch;
+use tests::{Stopwatch, eventually};
 
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, SOON};
 use crate::engine::docker;
 use crate::load::Load;
 
@@ -12,16 +12,27 @@ const RESTARTS: usize = 20;
 
 pub async fn in_each_order_nothing_goes_without_a_bearer(it: &mut Deployment) -> Result<()> {
     let (refresher, envoy) = (it.container("refresher").await?, it.container("envoy").await?);
-    for order in [[&envoy, &refresher], [&refresher, &envoy]] {
-        docker(&["kill", &refresher, &envoy]).await?;
-        for container in order {
-            docker(&["start", container]).await?;
-            // Meanwhile there is no answer, a refusal, or the API's: the audit looks at what came.
-            let status = it.status("/v1/models").await;
-            ensure!([0, 200, 503].contains(&status), "{status}");
-        }
-        it.serves().await?;
-    }
+    docker(&["kill", &refresher, &envoy]).await?;
+    docker(&["start", &envoy]).await?;
+    // An Envoy that has no bundle yet refuses: one that is still starting gives no answer.
+    let before = it.provider.count("api_requests").await?;
+    let refused = eventually(SOON, async || match it.status("/v1/models").await {
+        0 => None,
+        status => Some(status),
+    });
+    let status = refused.await.context("Envoy alone gives no answer")?;
+    ensure!(status == 503, "{status}");
+    ensure!(it.provider.count("api_requests").await? == before, "it reached the API");
+    docker(&["start", &refresher]).await?;
+    it.serves().await.context("with the refresher behind Envoy")?;
+
+    docker(&["kill", &refresher, &envoy]).await?;
+    docker(&["start", &refresher]).await?;
+    docker(&["start", &envoy]).await?;
+    // Meanwhile there is no answer, a refusal, or the API's: the audit looks at what came.
+    let status = it.status("/v1/models").await;
+    ensure!([0, 200, 503].contains(&status), "{status}");
+    it.serves().await?;
     // Both at once, as after a restart of the machine.
     docker(&["restart", "--time", "5", &refresher, &envoy]).await?;
     it.serves().await
