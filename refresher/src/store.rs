@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 pub use document::{Document, DocumentLock};
-pub use file::Stamp;
+pub use file::{ROOM_BYTES, Stamp};
 pub use grant::{Grant, TokenRecord, VERSION, Verdict};
 pub use lock::{Intent, Lock, PATIENCE, Reservation};
 

@@ -1,13 +1,18 @@
-//! The state directory: whether it is private. It is looked at, not mended.
+//! The state directory: whether it is private, and whether the next token can be kept there. It is
+//! looked at, not mended.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use rustix::fs::{Access, access, statvfs};
+use rustix::io::Errno;
+
 use super::report::Finding;
 use crate::config::Config;
 use crate::keys;
 use crate::status::words::count;
+use crate::store::ROOM_BYTES;
 
 /// How many findings are listed.
 const MAX_FINDINGS: usize = 16;
@@ -41,6 +46,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         findings.extend(path.parent().and_then(changeable));
         files += u64::from(path.exists());
     }
+    let foreign = config.grant_file.as_deref().and_then(Path::parent);
+    findings.extend([Some(grants.as_path()), foreign].into_iter().flatten().filter_map(closed));
     findings.truncate(MAX_FINDINGS);
     if findings.is_empty() {
         let place = state_dir.display();
@@ -58,6 +65,33 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Finding {
         says,
         "mend the permissions of the directories above it, or choose another state_dir",
     )
+}
+
+/// A directory that takes no new grant. None is spent then, so that the login lives, but the token
+/// ends.
+fn closed(path: &Path) -> Option<Finding> {
+    let shown = path.display();
+    let harm = "so that no new token can be kept, and none is fetched";
+    match access(path, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => {}
+        Err(Errno::ROFS) => {
+            let says = format!("{shown}: is mounted read-only, {harm}");
+            let remedy =
+                "mount it writable: in a container, the volume without `:ro` or `readOnly`";
+            return Some(Finding::fail(says, remedy));
+        }
+        Err(Errno::NOENT) => return None,
+        Err(errno) => {
+            let says = format!("{shown}: cannot be written to ({errno}), {harm}");
+            return Some(Finding::fail(says, format!("chmod u+rwx {shown}, as its owner")));
+        }
+    }
+    let found = statvfs(path).ok()?;
+    let left = found.f_bavail.saturating_mul(found.f_frsize);
+    (left < ROOM_BYTES).then(|| {
+        let says = format!("{shown}: has {left} bytes left of {ROOM_BYTES} wanted, {harm}");
+        Finding::fail(says, "make room on that disk or volume")
+    })
 }
 
 fn mode(found: &Metadata) -> u32 {

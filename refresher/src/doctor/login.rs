@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::keys::{Ring, file, listing::State};
 use crate::overview::Overview;
 use crate::publish::health::Status;
+use crate::status::lines::MEND_STORE;
 use crate::status::lines::login;
 use crate::status::words::{count, span};
 use crate::store::{self, Grant, Store};
@@ -75,7 +76,7 @@ fn served(provider: &str, name: &str, status: &Status, unix: u64) -> Finding {
     let reason = status.reason.as_deref().unwrap_or("unknown");
     if let Some(alarm) = &status.alarm {
         let says = format!("{name}: alarm: {alarm}");
-        return Finding::fail(says, "make room or mend the permissions before the refresher ends");
+        return Finding::fail(says, MEND_STORE);
     }
     let failure = status.oauth_refresh.last_refresh_error_class.as_deref();
     match (status.state.as_str(), left) {

@@ -16,6 +16,10 @@ const MAX_WORKERS: usize = 16;
 /// How many clients are listed.
 const MAX_CLIENTS: usize = 16;
 
+/// What helps where a grant cannot be stored.
+pub const MEND_STORE: &str =
+    "make room, mend the permissions or mount it writable before the refresher ends";
+
 /// The report as it is shown at `unix`, in Unix seconds.
 pub fn show(report: &Report, look: Look, unix: u64) -> String {
     let mut screen = Screen::new(look);
@@ -241,10 +245,7 @@ pub fn remedies(report: &Report) -> Vec<String> {
             _ => {}
         }
         if line.alarm.is_some() {
-            remedies.push(format!(
-                "the alarm of {name}: make room or mend the permissions before the refresher ends; \
-                 refresher doctor"
-            ));
+            remedies.push(format!("the alarm of {name}: {MEND_STORE}; refresher doctor"));
         }
     }
     if report.client_keys_alarm.is_some() {

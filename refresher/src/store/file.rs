@@ -18,6 +18,9 @@ const MAX_BYTES: u64 = 1 << 20;
 /// Room that is reserved for a grant before its predecessor is spent, in bytes.
 const RESERVED_BYTES: u64 = 64 << 10;
 
+/// Room that an exchange wants, for the next grant and the note that this one is spent, in bytes.
+pub const ROOM_BYTES: u64 = 2 * RESERVED_BYTES;
+
 /// What tells one file from another under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
