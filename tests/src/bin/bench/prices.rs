@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::numbers::Spread;
@@ -26,8 +26,9 @@ const CALLS: [&str; 8] = [
 /// What they are compared with.
 const NOTHING: Kind = Kind::Price("nothing", 0);
 
-/// How often one is made, for the price of the first and of the others.
-const TIMES: [u32; 2] = [1, 20];
+/// How often one is made, for the price of the first and of the others. A call that fails stops the
+/// request, and so the bench.
+const TIMES: [u32; 2] = [1, 50];
 
 /// How often each is measured, in turns, and for how long.
 const ROUNDS: u32 = 15;
@@ -83,13 +84,11 @@ pub async fn measure(setting: &Setting<'_>) -> Result<Vec<Price>> {
             let pairs = own.iter().zip(other);
             Spread::of(pairs.map(|(own, other)| (own - other) / f64::from(calls)))
         };
-        let price = Price {
+        Ok(Price {
             call,
             first: difference(once, nothing, one),
             further: difference(often, once, many - one),
-        };
-        ensure!(price.further.median > 0.0, "{call}: is made for nothing");
-        Ok(price)
+        })
     };
     CALLS.into_iter().map(price).collect()
 }
