@@ -20,7 +20,6 @@ pub struct Results {
     machine: Machine,
     ratios: BTreeMap<String, Ratio>,
     rows: Vec<Row>,
-    #[serde(default)]
     host_calls: Vec<HostCall>,
     streams: Vec<Streams>,
 }
@@ -125,9 +124,6 @@ impl Results {
                 .map_or("", |bound| if bound.holds(value.median) { "kept" } else { "**broken**" });
             let bound = bound.map(|bound| bound.to_string()).unwrap_or_default();
             writeln!(text, "| {what} | {} | {bound} | {outcome} |", spread(*value))?;
-        }
-        if self.host_calls.is_empty() {
-            return Ok(text);
         }
         text.push_str(
             "\n| Call of the host by a Wasm filter | The first of a request, µs | Each further, µs |\n\
