@@ -41,6 +41,9 @@ pub struct DeepCheck {
     pub error: Option<String>,
     /// When the check ended, in Unix seconds.
     pub checked_at: u64,
+    /// Where Envoy was asked. Unknown from a refresher that is older than this member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<SocketAddr>,
 }
 
 impl DeepCheck {
@@ -124,22 +127,22 @@ impl Checker {
 impl Inner {
     async fn run(self: Arc<Self>, sender: watch::Sender<Option<DeepCheck>>) {
         let begin = self.clock.now();
-        let answer = self.ask().await;
+        let listener = self.surroundings.listener();
+        let answer = self.ask(listener).await;
         let end = self.clock.now();
         let latency_ms = end.boot_ms.saturating_sub(begin.boot_ms);
         let check = match answer {
             Ok((status, body)) => judge(status, &body, latency_ms),
             Err(error) => failed(latency_ms, None, error),
         };
-        let check = DeepCheck { checked_at: end.unix(), ..check };
+        let check = DeepCheck { checked_at: end.unix(), listener: Some(listener), ..check };
         let mut state = self.lock();
         state.running = None;
         state.last = Some((check.clone(), end.boot_ms));
         sender.send_replace(Some(check));
     }
 
-    async fn ask(&self) -> Result<(u16, Vec<u8>), &'static str> {
-        let listener = self.surroundings.listener();
+    async fn ask(&self, listener: SocketAddr) -> Result<(u16, Vec<u8>), &'static str> {
         if !is_own(listener.ip()) {
             return Err("listener_not_on_this_machine");
         }
@@ -169,6 +172,7 @@ fn failed(latency_ms: u64, upstream_status: Option<u16>, error: &str) -> DeepChe
         upstream_status,
         error: Some(error.to_owned()),
         checked_at: 0,
+        listener: None,
     }
 }
 
@@ -206,6 +210,7 @@ fn judge(status: u16, body: &[u8], latency_ms: u64) -> DeepCheck {
             upstream_status: Some(status),
             error: None,
             checked_at: 0,
+            listener: None,
         };
     }
     let code = serde_json::from_slice::<Body>(body).map(|body| body.error.code).unwrap_or_default();

@@ -54,15 +54,15 @@ pub(super) struct Way<'a> {
     pub(super) serving: bool,
 }
 
-/// Sends a request through Envoy to the API. The refresher does where it can; but it may not know
-/// where Envoy listens.
+/// Sends a request through Envoy to the API. The refresher does where it can; but it may look for
+/// Envoy elsewhere, where nobody answers, or another program.
 pub(super) async fn look(config: &Config, way: Way<'_>) -> Finding {
     let Some(address) = way.address else {
         return Finding::skipped("no Envoy of ours listens");
     };
     let keyless = way.key_required && way.key.is_none();
     let patience = if keyless { DEADLINE + PATIENCE } else { PATIENCE };
-    let told = if way.serving { deep_check(config, patience).await } else { None };
+    let told = if way.serving { deep_check(config, address, patience).await } else { None };
     match told {
         Some(Told { finding, arrived: true }) => return finding,
         Some(Told { finding, .. }) if keyless => return finding,
@@ -99,14 +99,19 @@ fn elapsed_ms(begun: Now, ended: Now) -> u64 {
     ended.boot_ms.saturating_sub(begun.boot_ms)
 }
 
-/// What the refresher's own request tells; nothing from a release that makes none.
-async fn deep_check(config: &Config, patience: Duration) -> Option<Told> {
+/// What the refresher's own request to this address tells; nothing from a release that makes none, or
+/// does not tell where.
+async fn deep_check(config: &Config, address: SocketAddr, patience: Duration) -> Option<Told> {
     let answer = http::ask_socket(&config.socket, DEEP_CHECK, false, patience).await.ok()?;
     let health: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    judge_deep(&config.provider.name, health.get("deep_check")?)
+    judge_deep(&config.provider.name, address, health.get("deep_check")?)
 }
 
-fn judge_deep(provider: &str, check: &Value) -> Option<Told> {
+fn judge_deep(provider: &str, address: SocketAddr, check: &Value) -> Option<Told> {
+    let asked: SocketAddr = check.get("listener")?.as_str()?.parse().ok()?;
+    if asked != address {
+        return None;
+    }
     let status = check.get("upstream_status").and_then(Value::as_u64);
     let status = status.and_then(|status| u16::try_from(status).ok());
     let latency = check.get("latency_ms").and_then(Value::as_f64).unwrap_or_default().max(0.0);
@@ -236,8 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn the_refreshers_own_request_counts() {
-        for (check, verdict, words) in [
+    fn the_refreshers_own_request_counts_if_it_went_to_the_same_envoy() {
+        let here = SocketAddr::from(([127, 0, 0, 1], 9996));
+        for (mut check, verdict, words) in [
             (
                 json!({"status": "ok", "latency_ms": 7, "upstream_status": 200}),
                 Verdict::Ok,
@@ -255,12 +261,15 @@ mod tests {
             ),
             (json!({"status": "ok"}), Verdict::Fail, "did not reach"),
         ] {
-            let Told { finding, arrived } = judge_deep("acme", &check).unwrap();
+            assert_eq!(judge_deep("acme", here, &check), None, "{check}");
+            check["listener"] = "127.0.0.1:9997".into();
+            assert_eq!(judge_deep("acme", here, &check), None, "{check}");
+            check["listener"] = here.to_string().into();
+            let Told { finding, arrived } = judge_deep("acme", here, &check).unwrap();
             assert_eq!(finding.verdict, verdict, "{check}");
             assert_eq!(arrived, check["upstream_status"].is_number(), "{check}");
             assert!(finding.says.contains(words), "{check}: {}", finding.says);
         }
-        assert_eq!(judge_deep("acme", &json!({})), None);
     }
 
     #[test]

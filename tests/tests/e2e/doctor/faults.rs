@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use refresher::doctor::report::CHECKS;
 use serde_json::json;
 use simulator::{Fault, Target};
-use tests::{Stack, eventually, own_port, unix_now};
+use tests::{Plan, Stack, eventually, own_port, unix_now};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Call, Diagnosis, Missed, arrived, known, small, stand_in, started};
 
@@ -44,6 +45,31 @@ async fn all_is_good_only_if_a_request_went_through() -> Result<()> {
         names.filter(|name| CHECKS.contains(&name.as_str())).collect()
     };
     ensure!(named(screen) == CHECKS && named(&text) == CHECKS, "{text}");
+    Ok(())
+}
+
+/// The refresher's settings name a place for Envoy where another program answers 200.
+#[tokio::test]
+async fn another_program_where_the_refresher_looks_for_envoy_is_not_believed() -> Result<()> {
+    let other = own_port()?;
+    other.set_nonblocking(true)?;
+    let other = tokio::net::TcpListener::from_std(other)?;
+    let settings = format!("[listener]\nport = {}\n", other.local_addr()?.port());
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = other.accept().await?;
+        let mut request = [0; 1024];
+        let length = stream.read(&mut request).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]").await?;
+        anyhow::Ok(String::from_utf8_lossy(request.get(..length).unwrap_or_default()).into_owned())
+    });
+    let stack = Stack::start(Plan { settings, ..small() }).await?;
+    known(&stack).await?;
+    let before = arrived(&stack);
+    let found = diagnose(&stack).await?;
+    found.expect(0, &[("request", "ok", "GET /v1/models through Envoy: the API answered 200")])?;
+    ensure!(arrived(&stack) == before + 1, "no request reached the API");
+    let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
+    ensure!(asked???.starts_with("GET /v1/models "), "the refresher asked something else");
     Ok(())
 }
 
