@@ -49,10 +49,12 @@ async fn a_check_goes_the_whole_way_and_many_at_once_are_one() -> Result<()> {
         anyhow::Ok((answer.status().as_u16(), answer.json::<Value>().await?))
     };
     let answers = tokio::try_join!(deep(), deep(), deep(), deep())?;
+    let listener = stack.address.to_string();
     for (status, health) in [answers.0, answers.1, answers.2, answers.3] {
         let check = &health["deep_check"];
         ensure!(status == 200 && check["status"] == "ok", "{health}");
         ensure!(check["upstream_status"] == 200, "{health}");
+        ensure!(check["listener"] == listener.as_str(), "{health}");
         ensure!(check["latency_ms"].as_u64() >= Some(500), "{health}");
         ensure!(health["status"] == "ok" && health["credentials"]["default"]["state"] == "ready");
     }
