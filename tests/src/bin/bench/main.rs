@@ -10,6 +10,7 @@ mod load;
 mod numbers;
 mod plots;
 mod prices;
+mod profile;
 mod published;
 mod refusals;
 mod report;
@@ -62,6 +63,9 @@ fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// What can be asked for in place of all parts: requests under the load of the ratios only.
 const GLANCE: &str = "glance";
 
+/// What is done only if it is asked for, since it needs `perf`.
+const PROFILE: &str = "profile";
+
 /// The parts that can be asked for by name, and about how long each takes; all by default.
 fn parts() -> [(&'static str, Duration); 7] {
     [
@@ -78,19 +82,21 @@ fn parts() -> [(&'static str, Duration); 7] {
 /// Measures everything, or the parts that are named; gives the bounds that do not hold, in words.
 async fn run(named: &[&str]) -> Result<Vec<String>> {
     let names = parts().map(|(name, _)| name);
-    if let Some(unknown) = named.iter().find(|part| **part != GLANCE && !names.contains(part)) {
-        bail!("{unknown}: accepted are {}, {GLANCE} and plot", names.join(", "));
+    let accepted = |part: &str| names.contains(&part) || [GLANCE, PROFILE].contains(&part);
+    if let Some(unknown) = named.iter().find(|part| !accepted(part)) {
+        bail!("{unknown}: accepted are {}, {GLANCE}, {PROFILE} and plot", names.join(", "));
     }
     let wanted = |part: &str| named.is_empty() || named.contains(&part);
-    let glance = named.contains(&GLANCE);
+    let (glance, profile) = (named.contains(&GLANCE), named.contains(&PROFILE));
     let due = parts().into_iter().filter(|(part, _)| wanted(part)).map(|(_, time)| time);
-    let due: Duration = due.chain(glance.then(|| requests::duration(true))).sum();
+    let due = due.chain(glance.then(|| requests::duration(true)));
+    let due: Duration = due.chain(profile.then(profile::duration)).sum();
     eprintln!("this takes about {:.0} minutes", due.as_secs_f64() / 60.0);
 
     let watch = Stopwatch::start();
     allow_open_files(OPEN_FILES)?;
     let mut report = Report::default();
-    if wanted("requests") || wanted("prices") || wanted("streams") || glance {
+    if wanted("requests") || wanted("prices") || wanted("streams") || glance || profile {
         cores::separate()?;
         let mut stack =
             Stack::prepare(Plan { log: "info", quiet: true, ..Plan::default() }).await?;
@@ -115,6 +121,9 @@ async fn run(named: &[&str]) -> Result<Vec<String>> {
         }
         if wanted("prices") {
             report.prices = prices::measure(&setting).await?;
+        }
+        if profile {
+            report.profile = profile::measure(&setting).await?;
         }
         if wanted("streams") {
             report.streams = streams::measure(&setting).await?;

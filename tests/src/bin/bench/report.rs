@@ -11,7 +11,7 @@ use crate::numbers::Spread;
 use crate::prices::Price;
 use crate::refusals::Refusals;
 use crate::variant::Kind;
-use crate::{cores, requests, rotation, streams};
+use crate::{cores, profile, requests, rotation, streams};
 
 /// Where the report is written.
 const FOLDER: &str = "target/bench";
@@ -29,6 +29,8 @@ pub struct Report {
     pub requests: Vec<requests::Row>,
     /// Calls of the host.
     pub prices: Vec<Price>,
+    /// Whose code takes the time of requests.
+    pub profile: Vec<profile::Row>,
     /// Streams.
     pub streams: Vec<streams::Row>,
     /// Rotations.
@@ -220,6 +222,7 @@ impl Report {
             "ratios": self.ratios().into_iter().map(ratio).collect::<Map<_, _>>(),
             "rows": self.requests.iter().map(requests::Row::json).collect::<Vec<_>>(),
             "host_calls": self.prices.iter().map(Price::json).collect::<Vec<_>>(),
+            "profile": self.profile.iter().map(profile::Row::json).collect::<Vec<_>>(),
             "streams": streams.collect::<Vec<_>>(),
             "rotations": self.rotations.iter().map(rotation::Row::json).collect::<Vec<_>>(),
             "refusals": self.refusals.as_ref().map(Refusals::json),
@@ -265,6 +268,12 @@ impl fmt::Display for Report {
         }
         for price in &self.prices {
             writeln!(f, "{}", price.line())?;
+        }
+        if !self.profile.is_empty() {
+            writeln!(f, "\nwhose code takes the time of a request")?;
+        }
+        for row in &self.profile {
+            writeln!(f, "{row}")?;
         }
         for (place, row) in self.streams.iter().enumerate() {
             if place.is_multiple_of(streams::KINDS.len()) {

@@ -153,6 +153,11 @@ impl Variant {
         own.chain(self.refresher.map(Ok)).map(|id| cores::time(id?)).sum()
     }
 
+    /// The id of its first process: where there is an Envoy, that is it.
+    pub fn first_process(&self) -> Result<u32> {
+        self.processes.first().and_then(Process::id).context("a proxy has ended")
+    }
+
     /// Its resident memory in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         self.processes.iter().map(Process::resident_kib).sum()
