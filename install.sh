@@ -19,7 +19,10 @@ Usage: install.sh [OPTIONS]
   --headless         log in by a code in any browser, and ask nothing
   --no-login         do not log in
   --enable-service   have it run from now on, and after each start of the machine; whose service
-                     it is can be said: --enable-service=user, --enable-service=system
+                     it is can be said: --enable-service=user, --enable-service=system (root's
+                     default); a user's is started with the user's session
+  --run-as USER      of a service of the machine: whom it, and the login, run as
+                     [default: who called sudo]
   --uninstall        remove what was installed; logins, keys and settings stay
   --dry-run          say what would be done, and do nothing
   --help             show this
@@ -32,15 +35,16 @@ fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 refuse() { printf 'install.sh: %s\n' "$*" >&2; exit 2; }
 say() { printf '%s\n' "$*"; }
 
-prefix='' envoy='' provider='' headless=no login=yes service=no uninstall=no dry=no
+prefix='' envoy='' provider='' headless=no login=yes service=no user='' uninstall=no dry=no
 while (( $# > 0 )); do
   case $1 in
-    --prefix|--envoy|--provider)
+    --prefix|--envoy|--provider|--run-as)
       [[ -n ${2:-} ]] || refuse "$1 needs a value"
       case $1 in
         --prefix) prefix=$2 ;;
         --envoy) envoy=$2 ;;
         --provider) provider=$2 ;;
+        --run-as) user=$2 ;;
       esac
       shift ;;
     --headless) headless=yes ;;
@@ -123,6 +127,22 @@ if [[ $uninstall == yes ]]; then
   exit 0
 fi
 
+# A service of the machine runs as a user of its own, which has to log in.
+if [[ $service == yes ]]; then
+  service=--user
+  (( $(id -u) != 0 )) || service=--system
+fi
+if [[ $service == --system ]]; then
+  user=${user:-${SUDO_USER:-}}
+  [[ -n $user ]] ||
+    refuse "a service of the machine needs a user; accepted: --run-as USER, or --enable-service=user"
+  id -u -- "$user" >/dev/null 2>&1 || refuse "--run-as $user: no such user"
+  [[ $dry == yes ]] || (( $(id -u) == 0 )) ||
+    refuse "a service of the machine needs root; accepted: sudo, or --enable-service=user"
+elif [[ -n $user ]]; then
+  refuse "--run-as goes with --enable-service=system"
+fi
+
 require_writable
 
 # The two files: beside this script in a release, else built here.
@@ -179,19 +199,38 @@ case :$PATH: in
   *) say "$prefix/bin is not on PATH: export PATH=\"$prefix/bin:\$PATH\"" ;;
 esac
 
-flags=()
-[[ -z $provider ]] || flags=(--provider "$provider")
+# What logs in: the program, or the program as the service will run it.
+run=("$program")
+scope=()
+if [[ $service == --system ]]; then
+  scope=(--system --run-as "$user")
+  run=(runuser -u "$user" -- env HOME="$(getent passwd "$user" | cut -d: -f6)")
+  # The folder that systemd would make as it starts the service; none if the settings name another.
+  state=/var/lib/torchbearer
+  [[ $dry == yes ]] ||
+    state=$(ENVOY_BIN=$envoy "$program" service install --print "${scope[@]}" |
+      sed -n 's/^Environment="TORCHBEARER_STATE_DIR=\(.*\)"$/\1/p')
+  if [[ -n $state ]]; then
+    act install -d -m 0700 -o "$user" -g "$(id -g -- "$user")" "$state"
+    run+=(TORCHBEARER_STATE_DIR="$state")
+  fi
+  run+=("$program")
+  # The service reads the installer's settings, whatever its user's home has.
+  config=${TORCHBEARER_CONFIG:-${XDG_CONFIG_HOME:-${HOME:-}/.config}/torchbearer/config.toml}
+  [[ ! -f $config ]] || run+=(--config "$config")
+fi
+if [[ -n $provider ]]; then run+=(--provider "$provider"); fi
 
 if [[ $login == yes ]]; then
-  if [[ $dry == no ]] && "$program" ${flags[@]+"${flags[@]}"} status >/dev/null 2>&1; then
+  if [[ $dry == no ]] && "${run[@]}" status >/dev/null 2>&1; then
     say "there is a login already"
   elif [[ $headless == yes ]]; then
-    act "$program" ${flags[@]+"${flags[@]}"} login --device
+    act "${run[@]}" login --device
   elif [[ -t 0 && -t 1 ]]; then
     read -r -p 'Log in now? [Y/n] ' answer
     case $answer in
       [Nn]*) say "later: refresher login" ;;
-      *) act "$program" ${flags[@]+"${flags[@]}"} login ;;
+      *) act "${run[@]}" login ;;
     esac
   else
     say "no terminal to ask on: log in with \"refresher login\", or run this with --headless"
@@ -199,10 +238,10 @@ if [[ $login == yes ]]; then
 fi
 
 if [[ $service != no ]]; then
-  scope=()
-  [[ $service == yes ]] || scope=("$service")
-  act env ENVOY_BIN="$envoy" "$program" ${flags[@]+"${flags[@]}"} service install \
-    ${scope[@]+"${scope[@]}"}
+  install=("$program")
+  [[ -z $provider ]] || install+=(--provider "$provider")
+  [[ $service == --system ]] || scope=("$service")
+  act env ENVOY_BIN="$envoy" "${install[@]}" service install "${scope[@]}"
 else
   say "start it with: refresher up"
 fi

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::client::{ClientKey, Proof, identify, identify_certificate};
 use crate::headers::{Request, Single};
+use crate::model::decoded;
 use crate::refusal::Refusal;
 use crate::serving::Published;
 
@@ -69,7 +70,8 @@ pub fn decide<'a>(
 ) -> Decision<'a> {
     // Methods are case-sensitive (RFC 9110, section 9.1), but not every server knows that.
     let refused = [b"CONNECT".as_slice(), b"TRACE", b"TRACK"];
-    if refused.iter().any(|method| request.method.eq_ignore_ascii_case(method)) {
+    let is_refused = refused.iter().any(|method| request.method.eq_ignore_ascii_case(method));
+    if is_refused || request.is_odd_upgrade {
         return Decision::Refuse(Refusal::METHOD_NOT_ALLOWED);
     }
     if !is_canonical(request.path) {
@@ -130,6 +132,11 @@ pub(crate) fn bearer_token(authorization: Single<'_>) -> Option<&[u8]> {
     (separated && scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then_some(token)
 }
 
+/// `.`, `/`, `;`, `\` and NUL, escaped, and the beginning of what lenient decoders take for one of
+/// them (RFC 3629, section 10).
+const ESCAPES: [&[u8]; 9] =
+    [b"%2e", b"%2f", b"%3b", b"%5c", b"%00", b"%c0", b"%c1", b"%e0%80", b"%f0%80"];
+
 /// Whether everybody reads the same path. What one server normalises and the next does not would
 /// make a key's path list, and the routes of Envoy, mean something else than they say.
 fn is_canonical(target: &[u8]) -> bool {
@@ -139,17 +146,15 @@ fn is_canonical(target: &[u8]) -> bool {
         let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
         name == b"." || name == b".." || name.is_empty() && !segment.is_empty()
     };
-    // `.`, `/`, `;`, `\` and NUL, escaped once or twice, and the beginning of what lenient decoders
-    // take for one of them (RFC 3629, section 10).
-    let escapes = [b"%2e".as_slice(), b"%2f", b"%3b", b"%5c", b"%00", b"%c0", b"%c1"];
-    let twice = [b"%252e".as_slice(), b"%252f", b"%253b", b"%255c", b"%2500"];
-    let has = |escape: &[u8]| {
+    // Once or twice.
+    let has = |path: &[u8], escape: &[u8]| {
         path.windows(escape.len()).any(|window| window.eq_ignore_ascii_case(escape))
     };
-    let is_escaped = path.contains(&b'%') && escapes.into_iter().chain(twice).any(has);
+    let has_escape = |path: &[u8]| ESCAPES.iter().any(|escape| has(path, escape));
+    let is_escaped = path.contains(&b'%') && (has_escape(path) || has_escape(&decoded(path)));
     // RFC 3986, section 2: all other bytes have to be escaped.
     let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
-    is_plain && !is_escaped && !has(b"//") && !path.split(|byte| *byte == b'/').any(dots)
+    is_plain && !is_escaped && !has(path, b"//") && !path.split(|byte| *byte == b'/').any(dots)
 }
 
 /// Without client keys, whoever reaches the listener uses the account. So the listener must be on

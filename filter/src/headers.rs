@@ -74,9 +74,11 @@ const REQUEST: &[(&str, Reason)] = &[
     ("via", Reason::Forwarding),
     ("x-access-token", Reason::Credential),
     ("x-api-key", Reason::Credential),
+    ("x-arr-clientcert", Reason::Credential),
     ("x-auth-token", Reason::Credential),
     ("x-authorization", Reason::Credential),
     ("x-azure-clientip", Reason::Forwarding),
+    ("x-azure-socketip", Reason::Forwarding),
     ("x-client-cert", Reason::Credential),
     ("x-client-ip", Reason::Forwarding),
     ("x-cluster-client-ip", Reason::Forwarding),
@@ -86,6 +88,7 @@ const REQUEST: &[(&str, Reason)] = &[
     ("x-forwarded", Reason::Forwarding),
     ("x-goog-api-key", Reason::Credential),
     ("x-host", Reason::Forwarding),
+    ("x-http-host-override", Reason::Forwarding),
     ("x-http-method", Reason::Proxy),
     ("x-http-method-override", Reason::Proxy),
     ("x-id-token", Reason::Credential),
@@ -343,6 +346,9 @@ pub struct Request<'a> {
     /// Whether it opens a WebSocket (RFC 6455, section 4.1). Envoy refuses what the route does not
     /// allow before any filter sees it.
     pub is_websocket: bool,
+    /// Whether it asks for another upgrade, or for a WebSocket in another way. Envoy takes whatever
+    /// follows such a head for a part of it, and does not hold it back until the API agrees.
+    pub is_odd_upgrade: bool,
     /// Names to remove, each once.
     pub strip: Vec<&'a str>,
     /// Headers that get another value.
@@ -353,7 +359,7 @@ impl<'a> Request<'a> {
     /// Reads a header map: names and values in order, several lines of one name allowed.
     pub fn read(headers: &'a [(String, Vec<u8>)], policy: &Policy) -> Self {
         let mut request = Self::default();
-        let mut asks_for_websocket = false;
+        let mut asks_for_websocket = None;
         let mut has_nonce = false;
         let mut nominates_upgrade = false;
         for (name, value) in headers {
@@ -367,7 +373,7 @@ impl<'a> Request<'a> {
                 "origin" => request.origin.add(value),
                 "sec-fetch-site" => request.fetch_site.add(value),
                 "content-encoding" => request.is_encoded = true,
-                "upgrade" => asks_for_websocket = value.eq_ignore_ascii_case(b"websocket"),
+                "upgrade" => asks_for_websocket = Some(value.eq_ignore_ascii_case(b"websocket")),
                 "sec-websocket-key" => has_nonce = true,
                 "sec-websocket-protocol" => request.read_subprotocols(value),
                 "connection" => {
@@ -382,7 +388,10 @@ impl<'a> Request<'a> {
                 request.strip.push(name);
             }
         }
-        request.is_websocket = asks_for_websocket && nominates_upgrade && request.method == b"GET";
+        if let Some(websocket) = asks_for_websocket.filter(|_| nominates_upgrade) {
+            request.is_websocket = websocket && request.method == b"GET";
+            request.is_odd_upgrade = !request.is_websocket;
+        }
         if request.is_websocket {
             // These two make the handshake, on the next hop as on this one.
             request.strip.retain(|name| !["connection", "upgrade"].contains(name));

@@ -65,7 +65,7 @@ fn in_query(target: &[u8]) -> impl Iterator<Item = Option<String>> {
 }
 
 /// Percent-decodes (RFC 3986, section 2.1); what is no escape stays.
-fn decoded(text: &[u8]) -> Vec<u8> {
+pub(crate) fn decoded(text: &[u8]) -> Vec<u8> {
     let digit =
         |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut bytes = Vec::with_capacity(text.len());

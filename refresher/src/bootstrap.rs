@@ -38,7 +38,7 @@ const WEBSOCKET: &str = "websocket";
 pub struct Settings<'a> {
     /// Where Envoy listens.
     pub listen: SocketAddr,
-    /// The API's origin; a path in it is ignored.
+    /// The API's origin.
     pub upstream: &'a Url,
     /// The filter's Wasm module.
     pub filter: &'a Path,

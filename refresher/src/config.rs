@@ -88,7 +88,7 @@ pub struct Rotation {
 /// How `up` runs Envoy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envoy {
-    /// The program; unset: `envoy` on `PATH`.
+    /// The program; unset: `envoy` beside this program, else on `PATH`.
     pub bin: Option<PathBuf>,
     /// The filter module; unset: `filter.wasm` beside this program.
     pub filter: Option<PathBuf>,

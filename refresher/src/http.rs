@@ -243,6 +243,8 @@ fn client(url: &Url, ca_file: Option<&Path>, deadline: Duration) -> Result<reqwe
         .user_agent(USER_AGENT)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(deadline)
+        // The deadline alone would not tell whether anything was sent.
+        .connect_timeout(deadline * 2 / 3)
         .pool_max_idle_per_host(0)
         .build()
         .map_err(Error::Setup)

@@ -177,14 +177,18 @@ pub fn judge(old: &Config, mut next: Config) -> Result<Next, Error> {
     if let Some(settings) = &next.publish.tls {
         Tls::load(settings, clock::now().unix())?;
     }
-    for credential in Store::credentials(&next) {
+    let mut credentials = Store::credentials(&next);
+    if next.grant_file.is_some() {
+        credentials.push(filter::bundle::DEFAULT_CREDENTIAL.to_owned());
+    }
+    for credential in credentials {
         let store = Store::find(&next, &credential)?;
         let grant = store.and_then(|store| store.load(clock::now().unix()).ok().flatten());
         let lost =
             |grant: &store::Grant| old.provider.granted(grant) && !next.provider.granted(grant);
         if grant.as_ref().is_some_and(lost) {
+            let grant = Store::place(&next, &credential);
             let provider = next.provider.name;
-            let grant = next.state_dir.join(format!("grants/{provider}.{credential}.json"));
             return Err(Error::OtherClient { provider, credential, grant });
         }
     }

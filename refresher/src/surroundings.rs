@@ -25,8 +25,7 @@ impl Surroundings {
     /// Where the settings say that Envoy is.
     pub fn of(config: &Config) -> Self {
         let listener = SocketAddr::new(config.listener.host, config.listener.port);
-        let beside = || config.socket.parent().unwrap_or(Path::new("")).join(ADMIN_SOCKET);
-        let admin = config.envoy.admin.clone().unwrap_or_else(|| Admin::Socket(beside()));
+        let admin = admin_of(config);
         Self(Arc::new(Mutex::new(Places { listener, admin, settled: false })))
     }
 
@@ -54,6 +53,12 @@ impl Surroundings {
         // A change is one assignment.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The admin interface of an Envoy that `up` does not start.
+pub fn admin_of(config: &Config) -> Admin {
+    let beside = || config.socket.parent().unwrap_or(Path::new("")).join(ADMIN_SOCKET);
+    config.envoy.admin.clone().unwrap_or_else(|| Admin::Socket(beside()))
 }
 
 /// Where to connect for a listener on every address.

@@ -115,11 +115,15 @@ impl Held {
             return;
         };
         self.plugin.metrics.rejected(credential);
+        // That the token which the replay has waited for is refused, too, is more likely the
+        // request's fault. If it is not, the next request's first attempt tells.
+        if matches!(hostcalls::get_property(vec![REPLAYED]), Ok(Some(_))) {
+            return;
+        }
         let report = self.reject(credential, generation, status);
         let replaceable = matches!(report, None | Some(Report::Pending));
         let upstream = self.plugin.config.gate.is_none();
-        let replayed = matches!(hostcalls::get_property(vec![REPLAYED]), Ok(Some(_)));
-        if upstream && replaceable && !replayed {
+        if upstream && replaceable {
             let marked = hostcalls::set_property(vec![REPLAYED], Some(b"1"));
             if marked.is_ok()
                 && hostcalls::add_map_value(MapType::HttpResponseHeaders, REPLAY, "1").is_ok()

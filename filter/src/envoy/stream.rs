@@ -10,7 +10,7 @@ use super::gate::CLIENT;
 use super::held::Held;
 use super::root::Plugin;
 use crate::config::Gate;
-use crate::headers::REPLAY;
+use crate::headers::{Policy, REPLAY, Reason};
 use crate::refusal::quota_headers;
 use crate::usage::Counter;
 use crate::verdict::{INSPECTED_BYTES, Verdict};
@@ -82,6 +82,16 @@ impl Stream {
             self.held.plugin.metrics.answered(self.held.client_name(), head.status);
         }
         head
+    }
+
+    /// Takes out of trailers what is taken out of headers.
+    fn clean_trailers(&self, map: MapType, of: fn(&Policy, &str) -> Option<Reason>) {
+        let Some(gate) = &self.held.plugin.config.gate else { return };
+        for (name, _) in hostcalls::get_map_bytes(map).unwrap_or_default() {
+            if of(&gate.headers, &name).is_some() {
+                let _ = hostcalls::remove_map_value(map, &name);
+            }
+        }
     }
 
     /// Takes a part of the body. Where the answer is held back, each part begins at the start.
@@ -165,14 +175,7 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_trailers(&mut self, _trailers: usize) -> Action {
-        if let Some(gate) = &self.held.plugin.config.gate {
-            let trailers = hostcalls::get_map_bytes(MapType::HttpRequestTrailers);
-            for (name, _) in trailers.unwrap_or_default() {
-                if gate.headers.of_request(&name).is_some() {
-                    let _ = hostcalls::remove_map_value(MapType::HttpRequestTrailers, &name);
-                }
-            }
-        }
+        self.clean_trailers(MapType::HttpRequestTrailers, Policy::of_request);
         self.held.read_trailers();
         self.request_action()
     }
@@ -224,6 +227,7 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_trailers(&mut self, _trailers: usize) -> Action {
+        self.clean_trailers(MapType::HttpResponseTrailers, Policy::of_response);
         self.judge(true)
     }
 }

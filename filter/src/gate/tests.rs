@@ -240,7 +240,10 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
         "/;a/health",
         "/v1/..%3b/health",
         "/v1/%252e%252E/health",
+        "/v1/%252%65%25%32e/health",
+        "/v1/%2%65%2%65/health",
         "/v1/%c0%ae%c0%ae/health",
+        "/v1/%E0%80%AE/health",
         "/v1/\u{e9}",
         "/v1/a b",
         "/v1/a\tb",
@@ -257,6 +260,7 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
         "/...",
         "/a;b=c",
         "/50%25",
+        "/%25%25a%e0%a4%85",
     ] {
         assert_eq!(without_keys(&[(":path", path)], LOOPBACK), "anybody", "{path}");
     }
@@ -266,6 +270,19 @@ fn a_path_that_can_be_read_in_two_ways_is_refused() {
 fn tunnels_and_traces_are_refused() {
     for method in ["CONNECT", "TRACE", "TRACK", "trace", "Connect"] {
         assert_eq!(without_keys(&[(":method", method)], LOOPBACK), "405", "{method}");
+    }
+    for (method, upgrade, outcome) in [
+        ("GET", "websocket", "anybody"),
+        ("POST", "websocket", "405"),
+        ("get", "websocket", "405"),
+        ("GET", "foo", "405"),
+    ] {
+        let mut headers =
+            vec![(":method", method), ("connection", "a, Upgrade"), ("upgrade", upgrade)];
+        assert_eq!(without_keys(&headers, LOOPBACK), outcome, "{method} {upgrade}");
+        // Without both of them Envoy does not take it for an upgrade either.
+        headers.remove(1);
+        assert_eq!(without_keys(&headers, LOOPBACK), "anybody", "{method} {upgrade}");
     }
 }
 

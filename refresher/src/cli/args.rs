@@ -178,7 +178,7 @@ pub(super) struct UpArguments {
     /// The filter module (TORCHBEARER_FILTER) [default: filter.wasm beside this program]
     #[arg(long, value_name = "PATH")]
     filter: Option<PathBuf>,
-    /// The Envoy to run, 1.37 or newer (ENVOY_BIN) [default: envoy on PATH]
+    /// The Envoy to run, 1.37 or newer (ENVOY_BIN) [default: envoy beside this program, else on PATH]
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
 }

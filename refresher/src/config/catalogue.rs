@@ -146,7 +146,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         path: "envoy.bin",
         variables: &["ENVOY_BIN"],
         flag: Some("--envoy"),
-        meaning: "The Envoy that `up` runs, 1.37 or later. Unset: envoy on PATH.",
+        meaning: "The Envoy that `up` runs, 1.37 or later. Unset: envoy beside this program, \
+                  else on PATH.",
         schema: text,
         example: Example::Unset("\"/usr/local/bin/envoy\""),
         present: |config| shown(config.envoy.bin.as_deref()),

@@ -10,6 +10,7 @@ use crate::chain;
 use crate::keys::KeyFile;
 use crate::publish::tls::Tls;
 use crate::store;
+use crate::surroundings;
 use crate::up::{self, files::Files};
 
 /// Looks at the files that are named, and renders the bootstrap. Nothing is written.
@@ -138,8 +139,8 @@ pub fn bootstrap(config: &Config, listen: std::net::SocketAddr) -> Result<String
 /// See [`NoBootstrap`].
 pub fn envoy_files(config: &Config) -> Result<Files, NoBootstrap> {
     let mut files = Files::of(config).map_err(NoBootstrap::Files)?;
-    if let Some(Admin::Socket(path)) = &config.envoy.admin {
-        files.admin = path.clone();
+    if let Admin::Socket(path) = surroundings::admin_of(config) {
+        files.admin = std::path::absolute(&path).unwrap_or(path);
     }
     Ok(files)
 }

@@ -57,6 +57,14 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
     let device = url("device_authorization_endpoint", fields.device_authorization_endpoint);
     let revocation_endpoint = url("revocation_endpoint", fields.revocation_endpoint);
     let upstream = url("upstream", fields.upstream);
+    if let Some(upstream) = upstream.as_ref().filter(|url| !is_origin(url)) {
+        let accepted = "https://HOST[:PORT]; a client's path is passed on as it is";
+        problems.unaccepted(
+            &format!("providers.{name}.upstream"),
+            &format!("{:?}", upstream.as_str()),
+            accepted,
+        );
+    }
     let method = fields.token_endpoint_auth_method.and_then(|text| {
         let method = AuthMethod::parse(&text);
         if method.is_none() {
@@ -66,7 +74,14 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
         }
         method
     });
-    let token_params = token_params(name, fields.token_params.unwrap_or_default(), problems);
+    let setting = |field: &str| format!("providers.{name}.{field}");
+    let (params, own) = (fields.authorize_params, &OWN_AUTHORIZE_PARAMS);
+    let authorize_params = parameters(&setting("authorize_params"), params, own, problems);
+    let (params, own) = (fields.token_params, &OWN_TOKEN_PARAMS);
+    let token_params = parameters(&setting("token_params"), params, own, problems);
+    let redirect_ports = fields.redirect_ports.unwrap_or_else(|| vec![56121]);
+    let redirect_path = fields.redirect_path.unwrap_or_else(|| "/callback".to_owned());
+    redirect(name, &redirect_ports, &redirect_path, problems);
     let upstream_headers =
         upstream_headers(name, fields.upstream_headers.unwrap_or_default(), problems);
     let mut require = |met: bool, field: &str, accepted: &str| {
@@ -75,7 +90,7 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
         }
     };
     require(stated.0, "issuer", "the issuer's URL, or a token_endpoint");
-    require(stated.1, "upstream", "the API's base URL");
+    require(stated.1, "upstream", "the API's origin");
     require(fields.client_id.is_some(), "client_id", "the id of a registered client");
     let default = Rule::default();
     Some(Provider {
@@ -89,9 +104,9 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
         token_endpoint_auth_method: method,
         client_id: fields.client_id?,
         scopes: fields.scopes.unwrap_or_default(),
-        redirect_ports: fields.redirect_ports.unwrap_or_else(|| vec![56121]),
-        redirect_path: fields.redirect_path.unwrap_or_else(|| "/callback".to_owned()),
-        authorize_params: fields.authorize_params.unwrap_or_default(),
+        redirect_ports,
+        redirect_path,
+        authorize_params,
         token_params,
         callback_origins: fields.callback_origins.unwrap_or_default(),
         ca_file: fields.ca_file.map(Into::into),
@@ -104,8 +119,24 @@ fn build(name: &str, fields: Fields, problems: &mut Problems) -> Option<Provider
     })
 }
 
+/// Whether it is nothing more than an origin.
+fn is_origin(url: &Url) -> bool {
+    url.path() == "/" && url.query().is_none() && url.fragment().is_none()
+}
+
+/// Parameters of authorization requests that are not for a configuration to set.
+const OWN_AUTHORIZE_PARAMS: [&str; 7] = [
+    "client_id",
+    "code_challenge",
+    "code_challenge_method",
+    "redirect_uri",
+    "response_type",
+    "scope",
+    "state",
+];
+
 /// Parameters of token requests that are not for a configuration to set.
-const OWN_PARAMS: [&str; 8] = [
+const OWN_TOKEN_PARAMS: [&str; 8] = [
     "client_id",
     "client_secret",
     "code",
@@ -116,16 +147,33 @@ const OWN_PARAMS: [&str; 8] = [
     "refresh_token",
 ];
 
-fn token_params(
-    provider: &str,
-    params: BTreeMap<String, String>,
+/// Checks further parameters: `own` are not for a configuration to set.
+fn parameters(
+    setting: &str,
+    params: Option<BTreeMap<String, String>>,
+    own: &[&str],
     problems: &mut Problems,
 ) -> BTreeMap<String, String> {
-    for name in params.keys().filter(|name| OWN_PARAMS.contains(&name.as_str())) {
-        let setting = format!("providers.{provider}.token_params.{name}");
+    let params = params.unwrap_or_default();
+    for name in params.keys().filter(|name| own.contains(&name.as_str())) {
+        let setting = format!("{setting}.{name}");
         problems.unaccepted(&setting, "set by the refresher itself", "any other parameter");
     }
     params
+}
+
+/// Checks where a browser is sent back to.
+fn redirect(provider: &str, ports: &[u16], path: &str, problems: &mut Problems) {
+    let setting = |field: &str| format!("providers.{provider}.{field}");
+    if ports.is_empty() {
+        problems.unaccepted(&setting("redirect_ports"), "none", "at least one port");
+    }
+    // What a browser makes of it is what it has to be compared with.
+    let url = Url::parse(&format!("http://127.0.0.1{path}"));
+    if !path.starts_with('/') || !url.is_ok_and(|url| url.path() == path) {
+        let accepted = "the path of a URL, such as /callback";
+        problems.unaccepted(&setting("redirect_path"), &format!("{path:?}"), accepted);
+    }
 }
 
 /// The longest value of a header, in bytes.

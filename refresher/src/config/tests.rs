@@ -70,6 +70,34 @@ fn another_provider_needs_only_configuration() {
 }
 
 #[test]
+fn a_redirect_is_one_that_a_browser_can_follow() {
+    for path in ["callback", "/a b", "/a?b=c", "/a#b", "/a/../b", ""] {
+        let document = format!("{ACME}redirect_path = \"{path}\"\nredirect_ports = []\n");
+        let message = refusal(&document, &[]);
+        assert!(
+            message.contains(&format!("redirect_path: {path:?}; accepted: the path")),
+            "{message}"
+        );
+        assert!(message.contains("redirect_ports: none; accepted: at least one"), "{message}");
+    }
+    assert!(with(&format!("{ACME}redirect_path = \"/a/b%20c\"\n"), &[]).is_ok());
+}
+
+#[test]
+fn an_api_is_named_by_its_origin() {
+    for origin in ["https://api.acme.example/", "http://127.0.0.1:7"] {
+        let document = format!("[providers.xai]\nupstream = \"{origin}\"\n");
+        assert!(with(&document, &[]).is_ok(), "{origin}");
+    }
+    for more in ["v1", "api/v1", "?a=b", "#a"] {
+        let document = format!("[providers.xai]\nupstream = \"https://api.acme.example/{more}\"\n");
+        let message = refusal(&document, &[]);
+        assert!(message.contains("providers.xai.upstream") && message.contains(more), "{message}");
+        assert!(message.contains("accepted: https://HOST[:PORT]"), "{message}");
+    }
+}
+
+#[test]
 fn all_bad_settings_are_named_at_once_with_what_is_accepted() {
     let document = "provder = \"xai\"\nstate_dir = 7\n[listener]\nport = 70000\nprot = 1\n\
         [rotation]\nwindow = 29\nspacing = 0\n[providers.xai]\nissuer = \"http://auth.x.ai\"\nx = 1\n";
@@ -230,17 +258,19 @@ fn what_a_refused_token_looks_like_is_the_providers_own() {
 fn what_the_refresher_or_envoy_sets_is_not_for_the_file() {
     let document = format!(
         "{ACME}token_endpoint_auth_method = \"none\"\n\
-         token_params = {{ client_id = \"x\", refresh_token = \"y\" }}\n"
+         token_params = {{ client_id = \"x\", refresh_token = \"y\" }}\n\
+         authorize_params = {{ state = \"x\", nonce = \"n\" }}\n"
     );
     let message = refusal(&document, &[]);
     for setting in [
+        "authorize_params.state: set by the refresher itself",
         "token_endpoint_auth_method: \"none\"; accepted: client_secret_basic or",
         "token_params.client_id: set by the refresher itself",
         "token_params.refresh_token: set by",
     ] {
         assert!(message.contains(&format!("providers.acme.{setting}")), "{message}");
     }
-    assert_eq!(message.lines().count(), 3, "{message}");
+    assert_eq!(message.lines().count(), 4, "{message}");
     for name in [
         "authorization",
         "Proxy-Authorization",

@@ -21,9 +21,6 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// How long the refresher's own may take, where we can send one as well.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
-/// What is asked of the API.
-const PATH: &str = "/v1/models";
-
 /// Where the refresher sends such a request itself, through Envoy.
 const DEEP_CHECK: &str = "/health?deep=1";
 
@@ -74,15 +71,16 @@ pub(super) async fn look(config: &Config, way: Way<'_>) -> Finding {
         );
     }
     let begun = clock::now();
-    match http::ask_listener(&format!("http://{address}{PATH}"), way.key, DEADLINE).await {
+    let path = &config.check_path;
+    match http::ask_listener(&format!("http://{address}{path}"), way.key, DEADLINE).await {
         Err(error) => {
-            let says = format!("Envoy does not answer GET {PATH}: {}", chain::line(&error));
+            let says = format!("Envoy does not answer GET {path}: {}", chain::line(&error));
             Finding::fail(says, "look into Envoy's log")
         }
         Ok(answer) => {
             let took = elapsed_ms(begun, clock::now());
             let body = serde_json::from_slice(&answer.body).unwrap_or_default();
-            judge(&config.provider.name, answer.status, &body, took)
+            judge(&config.provider.name, path, answer.status, &body, took)
         }
     }
 }
@@ -104,10 +102,10 @@ fn elapsed_ms(begun: Now, ended: Now) -> u64 {
 async fn deep_check(config: &Config, address: SocketAddr, patience: Duration) -> Option<Told> {
     let answer = http::ask_socket(&config.socket, DEEP_CHECK, false, patience).await.ok()?;
     let health: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    judge_deep(&config.provider.name, address, health.get("deep_check")?)
+    judge_deep(&config.provider.name, &config.check_path, address, health.get("deep_check")?)
 }
 
-fn judge_deep(provider: &str, address: SocketAddr, check: &Value) -> Option<Told> {
+fn judge_deep(provider: &str, path: &str, address: SocketAddr, check: &Value) -> Option<Told> {
     let asked: SocketAddr = check.get("listener")?.as_str()?.parse().ok()?;
     if asked != address {
         return None;
@@ -122,7 +120,7 @@ fn judge_deep(provider: &str, address: SocketAddr, check: &Value) -> Option<Told
         )),
         (_, Some(status)) => {
             let body = error.map(|error| serde_json::json!({"error": {"code": error}}));
-            judge(provider, status, &body.unwrap_or_default(), 0)
+            judge(provider, path, status, &body.unwrap_or_default(), 0)
         }
         (_, None) => {
             let error = error.unwrap_or_else(|| "unknown".to_owned());
@@ -133,8 +131,8 @@ fn judge_deep(provider: &str, address: SocketAddr, check: &Value) -> Option<Told
     Some(Told { finding, arrived: status.is_some() })
 }
 
-/// What an answer to our request means: whether it came from the API, and what if not.
-fn judge(provider: &str, status: u16, body: &Value, took_ms: u64) -> Finding {
+/// What an answer to a GET of this path means: whether it came from the API, and what if not.
+fn judge(provider: &str, path: &str, status: u16, body: &Value, took_ms: u64) -> Finding {
     let code = body.pointer("/error/code").and_then(Value::as_str).unwrap_or_default();
     let said = said(body);
     let command = login(provider, filter::bundle::DEFAULT_CREDENTIAL);
@@ -147,7 +145,7 @@ fn judge(provider: &str, status: u16, body: &Value, took_ms: u64) -> Finding {
         }
         "path_not_allowed" => {
             return Finding::fail(
-                format!("the client key is not good for {PATH}"),
+                format!("the client key is not good for {path}"),
                 "give the key of another client",
             );
         }
@@ -172,7 +170,7 @@ fn judge(provider: &str, status: u16, body: &Value, took_ms: u64) -> Finding {
     }
     match status {
         200..=299 => Finding::ok(format!(
-            "GET {PATH} through Envoy: the API answered {status} in {took_ms} ms"
+            "GET {path} through Envoy: the API answered {status} in {took_ms} ms"
         )),
         401 => Finding::fail(format!("the API refuses the token (401{said})"), command),
         402 => Finding::fail(
@@ -184,15 +182,15 @@ fn judge(provider: &str, status: u16, body: &Value, took_ms: u64) -> Finding {
             "see at the provider what the account is entitled to",
         ),
         404 => Finding::warn(
-            format!("the API answers, but has no {PATH} (404{said})"),
-            "if the API has none, send a request that it knows yourself",
+            format!("the API answers, but has no {path} (404{said})"),
+            "name a path that it has in health.check_path",
         ),
         429 => Finding::warn(
             format!("the API answers, but lets the account wait (429{said})"),
             "try again later; see the account's limits at the provider",
         ),
         _ => Finding::fail(
-            format!("GET {PATH} through Envoy gets {status}{said}"),
+            format!("GET {path} through Envoy gets {status}{said}"),
             "see the check of the API above; look into Envoy's log",
         ),
     }
@@ -234,7 +232,7 @@ mod tests {
             (503, ours("token_expired"), Verdict::Fail, "token_expired"),
             (302, Value::Null, Verdict::Fail, "gets 302"),
         ] {
-            let finding = judge("acme", status, &body, 3);
+            let finding = judge("acme", "/v1/models", status, &body, 3);
             assert_eq!(finding.verdict, verdict, "{status} {body}");
             assert!(finding.says.contains(words), "{status} {body}: {}", finding.says);
         }
@@ -261,11 +259,11 @@ mod tests {
             ),
             (json!({"status": "ok"}), Verdict::Fail, "did not reach"),
         ] {
-            assert_eq!(judge_deep("acme", here, &check), None, "{check}");
+            assert_eq!(judge_deep("acme", "/v1/models", here, &check), None, "{check}");
             check["listener"] = "127.0.0.1:9997".into();
-            assert_eq!(judge_deep("acme", here, &check), None, "{check}");
+            assert_eq!(judge_deep("acme", "/v1/models", here, &check), None, "{check}");
             check["listener"] = here.to_string().into();
-            let Told { finding, arrived } = judge_deep("acme", here, &check).unwrap();
+            let Told { finding, arrived } = judge_deep("acme", "/v1/models", here, &check).unwrap();
             assert_eq!(finding.verdict, verdict, "{check}");
             assert_eq!(arrived, check["upstream_status"].is_number(), "{check}");
             assert!(finding.says.contains(words), "{check}: {}", finding.says);

@@ -68,7 +68,7 @@ pub enum Refused {
         name: String,
     },
     /// Keys of the configuration are changed where they stand.
-    #[error("client key {name} stands in {place}: change it there and restart the refresher")]
+    #[error("client key {name} stands in {place}: change it there")]
     Configured {
         /// The name.
         name: String,

@@ -131,18 +131,23 @@ pub async fn run(
     }
     let redemption = Redemption { config, store: &store, endpoints, redirect_uri: &redirect_uri };
     let result = redemption.conclude(callback, &attempt.code_verifier).await;
-    if let Some(reply) = reply {
-        let page = match &result {
-            Ok(()) => Page::LoggedIn,
-            Err(Error::Denied) => Page::Denied,
-            Err(_) => Page::Failed,
-        };
-        // A browser that has gone needs no page.
-        let _ = reply.send(page);
-    }
+    let page = match &result {
+        Ok(()) => Page::LoggedIn,
+        Err(Error::Denied) => Page::Denied,
+        Err(_) => Page::Failed,
+    };
+    // A browser that has gone needs no page.
+    let _ = reply.map(|reply| reply.send(page));
     let _ = end.send(());
+    // Who called meanwhile, often the same browser again, is told the same.
+    let others = async {
+        while let Some((callback, reply)) = arrived.recv().await {
+            let other = matches!(callback, Callback::OtherIssuer(_));
+            let _ = reply.send(if other { Page::OtherIssuer } else { page });
+        }
+    };
     // Only a courtesy to the browser: the login stands or falls without it.
-    let _ = tokio::time::timeout(FAREWELL, serving).await;
+    let _ = tokio::time::timeout(FAREWELL, async { tokio::join!(serving, others) }).await;
     result
 }
 

@@ -118,7 +118,7 @@ impl Watch {
             }
             Err(error) => {
                 tracing::warn!(error = %chain::line(&error), "a poll brought no answer");
-                self.poller.wait(clock::now().boot_ms)
+                self.poller.back_off(clock::now().boot_ms)
             }
         }
     }

@@ -77,20 +77,18 @@ pub fn read_since(response: &Response, unix: u64, since: u64) -> Answer {
     let retry_after =
         response.retry_after.as_deref().and_then(|value| retry_after::parse(value, unix));
     let unusable = Answer::Unusable { status, retry_after };
-    let Ok(wire) = serde_json::from_slice::<Wire>(&response.body) else {
+    let Ok(mut wire) = serde_json::from_slice::<Wire>(&response.body) else {
         return unusable;
     };
-    if let Some(Value::String(code)) = &wire.error {
-        return ErrorCode::parse(code).map_or(unusable, |code| Answer::Error {
-            status,
-            code,
-            retry_after,
-        });
+    let error = wire.error.take();
+    // Some providers have an empty `error` beside the tokens, of which this may be the only copy.
+    if let (200, Some(granted)) = (status, granted(wire, since)) {
+        return Answer::Granted(granted);
     }
-    if status != 200 {
+    let Some(Value::String(code)) = error else {
         return unusable;
-    }
-    granted(wire, since).map_or(unusable, Answer::Granted)
+    };
+    ErrorCode::parse(&code).map_or(unusable, |code| Answer::Error { status, code, retry_after })
 }
 
 fn granted(wire: Wire, since: u64) -> Option<Granted> {

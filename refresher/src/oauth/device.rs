@@ -13,7 +13,10 @@ use crate::secret::Secret;
 pub const DEFAULT_INTERVAL_S: u64 = 5;
 
 /// The longest pause between two polls, in seconds.
-pub const MAX_INTERVAL_S: u64 = 60;
+pub const MAX_INTERVAL_S: u64 = MAX_LIFE_S;
+
+/// The longest pause that polls without an answer lead to, in seconds.
+pub const MAX_BACK_OFF_S: u64 = 60;
 
 /// What `slow_down` adds to the pause, for good, in seconds (RFC 8628, section 3.5).
 pub const SLOW_DOWN_S: u64 = 5;
@@ -184,8 +187,14 @@ impl Poller {
         }
     }
 
-    /// When to poll for the first time, or after an exchange that brought no answer.
+    /// When to poll for the first time.
     pub fn wait(&self, now_ms: u64) -> Step {
+        self.wait_at_least(0, now_ms)
+    }
+
+    /// When to poll after a poll that brought no answer: less often (RFC 8628, section 3.5).
+    pub fn back_off(&mut self, now_ms: u64) -> Step {
+        self.interval_s = self.interval_s.max((self.interval_s * 2).min(MAX_BACK_OFF_S));
         self.wait_at_least(0, now_ms)
     }
 

@@ -127,7 +127,11 @@ impl Keeper {
     /// Puts another configuration in force. What is known of the grant stays, and an exchange under
     /// way ends as it began.
     fn configure(&mut self, config: &Config, now: Now) {
-        self.terms.provider = config.provider.clone();
+        if self.terms.provider != config.provider {
+            self.terms.provider = config.provider.clone();
+            // Whether the grant is of this provider and client is to be judged anew.
+            self.stamp = None;
+        }
         let policy = policy(config);
         if policy != self.policy {
             self.policy = policy;

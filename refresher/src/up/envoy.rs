@@ -21,7 +21,9 @@ const RUNTIME: &str = "envoy.wasm.runtime.v8";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is none.
-    #[error("no envoy on PATH; accepted: its path in ENVOY_BIN or envoy.bin")]
+    #[error(
+        "no envoy beside this program or on PATH; accepted: its path in ENVOY_BIN or envoy.bin"
+    )]
     NotFound,
     /// It does not run.
     #[error("{path}: cannot be run")]

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use refresher::config::Proxy;
 use simulator::DeadToken;
 use tests::{Plan, Stack, eventually};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
@@ -106,6 +107,31 @@ async fn a_websocket_is_refused_unless_its_path_is_allowed() -> Result<()> {
     for request in stack.provider().requests() {
         ensure!(request.header("upgrade").next().is_none(), "{request:?}");
     }
+    Ok(())
+}
+
+/// Envoy takes an upgrade by any method, and passes what follows on as it is.
+#[tokio::test]
+async fn no_request_hides_in_an_upgrade_that_is_no_handshake() -> Result<()> {
+    let stack = stack_with(alice()?).await?;
+    let hidden = "GET /v1/echo/hidden HTTP/1.1\r\nhost: api\r\ncookie: planted\r\n\r\n";
+    for method in ["POST", "PUT", "HEAD", "get"] {
+        for length in ["content-length: 0\r\n", "content-length: 2\r\n", ""] {
+            let request = format!(
+                "{method} {PATH} HTTP/1.1\r\nhost: localhost\r\nx-proxy-api-key: {ALICE}\r\n\
+                 connection: upgrade\r\nupgrade: websocket\r\n{length}\r\n{{}}{hidden}"
+            );
+            let request = if length.contains('0') { request.replace("{}", "") } else { request };
+            let mut stream = TcpStream::connect(stack.address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = Vec::new();
+            let read = tokio::time::timeout(LIMIT, stream.read_buf(&mut answer)).await;
+            read.with_context(|| format!("no answer: {request}"))??;
+            let answer = String::from_utf8_lossy(&answer);
+            ensure!(answer.starts_with("HTTP/1.1 4"), "{request}: {answer}");
+        }
+    }
+    ensure!(stack.provider().requests().is_empty(), "{:?}", stack.provider().requests());
     Ok(())
 }
 

@@ -28,8 +28,12 @@ impl Keeper {
             }
             Err(error) => {
                 let line = chain::line(&error);
-                tracing::error!(credential = %self.name, error = %line, "grant not read");
+                if self.alarm.as_ref() != Some(&line) {
+                    tracing::error!(credential = %self.name, error = %line, "grant not read");
+                }
                 self.alarm = Some(line);
+                // What mends it need not change the file itself: its owner, or room in memory.
+                self.stamp = None;
                 // What we hold is better than what was there.
                 self.unsaved |= self.grant.is_some() && matches!(error, Error::Corrupt { .. });
             }
@@ -82,7 +86,8 @@ impl Keeper {
                 tracing::info!(credential = %self.name, "grant stored");
                 self.unsaved = false;
                 self.alarm = None;
-                self.stamp = self.store.stamp();
+                // What is there now, ours or a newer one, is still to be read.
+                self.stamp = None;
             }
             Ok(false) => {}
             Err(error) => self.alarm = Some(chain::line(&error)),
