@@ -282,3 +282,26 @@ fn plain() -> reqwest::ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a request ends whose connection is taken, and then left alone.
+    async fn unanswered(scheme: &str) -> Error {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
+        let url = Url::parse(&url).unwrap();
+        let client = client(&url, None, Duration::from_millis(600)).unwrap();
+        client.post(url).send().await.map_err(failure).unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn what_has_no_connection_yet_was_not_sent() {
+        // Nobody takes part in the handshake.
+        let error = unanswered("https").await;
+        assert!(matches!(error, Error::NotSent(_)) && !error.may_have_arrived(), "{error:?}");
+        let error = unanswered("http").await;
+        assert!(matches!(error, Error::Unanswered(_)) && error.may_have_arrived(), "{error:?}");
+    }
+}

@@ -87,6 +87,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_browser_that_calls_twice_is_told_the_same_twice() {
+        let ports = free_ports(1);
+        let world = world(&ports).await;
+        let (screen, login) = start(&world, 30);
+        let callback = consent(&screen.line("open ").await).await;
+        let slow = Fault { delay_ms: 300, ..Fault::new(Target::Token) };
+        world.control().set_fault(slow);
+        for (status, page) in
+            <[_; 3]>::from(tokio::join!(get(&callback), get(&callback), get(&callback)))
+        {
+            assert_eq!(status, 200, "{page}");
+            assert!(page.contains("Logged in"), "{page}");
+        }
+        login.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn a_denial_with_the_state_ends_the_login_and_keeps_the_old_grant() {
         let ports = free_ports(1);
         let world = world(&ports).await;

@@ -71,7 +71,7 @@ fn another_provider_needs_only_configuration() {
 
 #[test]
 fn a_redirect_is_one_that_a_browser_can_follow() {
-    for path in ["callback", "/a b", "/a?b=c", "/a#b", "/a/../b", ""] {
+    for path in ["callback", "/a b", "/a?b=c", "/a#b", "/a/../b"] {
         let document = format!("{ACME}redirect_path = \"{path}\"\nredirect_ports = []\n");
         let message = refusal(&document, &[]);
         assert!(

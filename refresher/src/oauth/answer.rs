@@ -178,6 +178,8 @@ mod tests {
             r#""access_token":"at","token_type":"mac""#,
             r#""access_token":null"#,
             r#""id_token":"x""#,
+            r#""access_token":"at","error":"""#,
+            r#""access_token":"at","error":null,"error_description":"none""#,
         ] {
             let body = format!(r#"{{"refresh_token":"rt2",{rest}}}"#);
             let Answer::Granted(granted) = read(&response(200, &body), 0) else {

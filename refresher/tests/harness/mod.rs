@@ -100,6 +100,10 @@ impl Peer {
         self.sidecar.stop().await;
     }
 
+    pub fn reconfigure(&self, config: Config) {
+        self.sidecar.reconfigure(Arc::new(config));
+    }
+
     pub async fn poll(&self, generation: u64, wait: u64) -> Option<Bundle> {
         let url = format!("http://localhost/v1/bundle?generation={generation}&wait={wait}");
         let answer = self.client.get(url).send().await.unwrap();

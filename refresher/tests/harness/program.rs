@@ -11,6 +11,7 @@ use refresher::http;
 use refresher::secret::Secret;
 use refresher::store::{Grant, Store, TokenRecord};
 use serde_json::Value;
+use url::Url;
 
 use super::SOON;
 
@@ -26,9 +27,10 @@ impl Place {
     pub fn new(url: &str, extra: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let extra = extra.replace("DIRECTORY", directory.path().to_str().unwrap());
+        let upstream = Url::parse(url).unwrap().origin().ascii_serialization();
         let document = format!(
             "provider = \"demo\"\n[rotation]\nspacing = 1\n\
-             [providers.demo]\nissuer = \"{url}\"\nupstream = \"{url}\"\n{extra}\n"
+             [providers.demo]\nissuer = \"{url}\"\nupstream = \"{upstream}\"\n{extra}\n"
         );
         std::fs::write(directory.path().join("config.toml"), &document).unwrap();
         let state_dir = Some(directory.path().join("state"));

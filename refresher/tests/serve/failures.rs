@@ -75,6 +75,19 @@ async fn a_dead_grant_whose_token_still_serves_is_told_and_forgotten_after_a_log
 }
 
 #[tokio::test]
+async fn a_grant_that_could_not_be_read_counts_once_it_can() {
+    let world = World::logged_in(3600).await;
+    let path = world.store().path().to_owned();
+    // As root leaves it, or a restored backup.
+    std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+    let peer = world.serve().await;
+    assert!(matches!(peer.state().await, Credential::LoginRequired { .. }));
+    let owner = rustix::process::getuid().as_raw();
+    std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+    peer.await_state(|state| matches!(state, Credential::Ready(_))).await;
+}
+
+#[tokio::test]
 async fn every_other_failure_is_transient() {
     let page = |status, body: &str| Fault {
         status: Some(status),

@@ -1,5 +1,6 @@
 //! Tokens that are rotated, rejected and published.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use filter::bundle::Credential;
 use refresher::config::Config;
 use refresher::login::device;
 use refresher::login::terminal::Display;
+use refresher::reload;
 use serde_json::json;
 use simulator::{Fault, Options};
 
@@ -189,6 +191,33 @@ async fn a_grant_of_another_provider_is_never_sent_to_this_one() {
     let reason = "other_provider".to_owned();
     assert_eq!(peer.state().await, Credential::LoginRequired { reason });
     assert_eq!(world.control().summary().refresh_requests, 0);
+}
+
+#[tokio::test]
+async fn settings_that_are_mended_make_a_grant_good_again() {
+    let world = World::logged_in(3600).await;
+    let mut wrong = Config::clone(&world.config);
+    wrong.provider.client_id = "another".to_owned();
+    let peer = Peer::start(Arc::new(wrong)).await;
+    let reason = "other_provider".to_owned();
+    assert_eq!(peer.state().await, Credential::LoginRequired { reason });
+    peer.reconfigure(Config::clone(&world.config));
+    peer.await_state(|state| matches!(state, Credential::Ready(_))).await;
+    assert_eq!(world.control().summary().refresh_requests, 0);
+}
+
+#[tokio::test]
+async fn a_grant_in_a_file_of_its_own_is_not_lost_by_a_reload_either() {
+    let world = World::logged_in(3600).await;
+    let mut config = Config::clone(&world.config);
+    config.grant_file = Some(world.directory.path().join("auth.json"));
+    device::login(&config, "default", Display::Plain, &mut std::io::sink()).await.unwrap();
+    let mut next = config.clone();
+    next.provider.client_id = "another".to_owned();
+    std::fs::remove_dir_all(config.state_dir.join("grants")).unwrap();
+    let refused = reload::judge(&config, next);
+    let of = |grant: &Path| Some(grant) == config.grant_file.as_deref();
+    assert!(matches!(refused, Err(reload::Error::OtherClient { grant, .. }) if of(&grant)));
 }
 
 #[tokio::test]

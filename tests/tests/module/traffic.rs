@@ -98,6 +98,11 @@ impl World {
             }
             Event::ResponseTrailers(_, trailers) => {
                 let action = self.vm.headers(id, RESPONSE_TRAILERS, trailers.0, true)?;
+                let stream = self.vm.host().streams.get_mut(&id).context("its context")?;
+                let trailers = stream.maps[RESPONSE_TRAILERS].take().context("its trailers")?;
+                if self.flows[index].place != Place::Bearer {
+                    checks::response(&trailers, false)?;
+                }
                 self.answered(index, action, true)?;
                 self.settle(None)?;
             }

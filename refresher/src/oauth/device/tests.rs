@@ -74,6 +74,20 @@ fn polls_keep_the_interval_and_slow_down_for_good() {
 }
 
 #[test]
+fn polls_are_never_faster_than_asked_and_slower_without_answers() {
+    let wire = [("interval", json!(90)), ("expires_in", json!(600))];
+    let mut poller = Poller::new(&authorization(&wire).unwrap(), 0);
+    assert!(matches!(poller.wait(0), Step::PollAt(90_000)));
+    assert!(matches!(poller.advance(error(400, "slow_down"), 0), Step::PollAt(95_000)));
+    assert!(matches!(poller.back_off(0), Step::PollAt(95_000)));
+    let wire = [("interval", json!(20)), ("expires_in", json!(600))];
+    let mut poller = Poller::new(&authorization(&wire).unwrap(), 0);
+    assert!(matches!(poller.back_off(0), Step::PollAt(40_000)));
+    assert!(matches!(poller.back_off(0), Step::PollAt(60_000)));
+    assert!(matches!(poller.back_off(0), Step::PollAt(60_000)));
+}
+
+#[test]
 fn each_end_is_told_apart() {
     let step = |answer, now| Poller::new(&authorization(&[]).unwrap(), 0).advance(answer, now);
     assert!(matches!(step(error(400, "access_denied"), 0), Step::Denied));

@@ -1,6 +1,7 @@
 //! `install.sh`, from an unpacked release.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -25,6 +26,17 @@ fn release(dir: &Path) -> Result<PathBuf> {
     Ok(folder.join("install.sh"))
 }
 
+/// Installs twice on a machine that has nothing yet, and shows what is there then.
+const TWICE: &str = r#"
+set -e
+mount -t tmpfs tmpfs /var/lib
+mount -t tmpfs tmpfs /etc/systemd/system
+"$@"
+"$@"
+stat --format '%U %a %n' /var/lib/torchbearer /var/lib/torchbearer/grants/*.json
+cat /etc/systemd/system/torchbearer.service
+"#;
+
 struct Installation {
     machine: Machine,
     script: PathBuf,
@@ -33,8 +45,11 @@ struct Installation {
 
 impl Installation {
     async fn run(&self, arguments: &[&str]) -> Result<(Output, String)> {
+        self.run_with(Process::command(&self.script), arguments).await
+    }
+
+    async fn run_with(&self, mut command: Command, arguments: &[&str]) -> Result<(Output, String)> {
         let path = std::env::var("PATH").unwrap_or_default();
-        let mut command = Process::command(&self.script);
         command
             .env("HOME", &self.machine.home)
             .env("PATH", format!("{}:{path}", self.machine.stack.dir().join("tools").display()))
@@ -114,6 +129,41 @@ async fn an_unpacked_release_installs_logs_in_serves_and_goes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_service_of_the_machine_has_its_users_login() -> Result<()> {
+    let machine = Machine::new().await?;
+    let dir = machine.stack.dir();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+    let settings = machine.home.join(".config/torchbearer");
+    fs::create_dir_all(&settings)?;
+    let text = fs::read_to_string(dir.join("config.toml"))?;
+    // The state is where the service keeps it.
+    let usual: Vec<_> = text.lines().filter(|line| !line.starts_with("state_dir")).collect();
+    fs::write(settings.join("config.toml"), usual.join("\n"))?;
+    let (script, prefix) = (release(dir)?, machine.home.join("pre fix"));
+    let it = Installation { machine, script, prefix };
+    let envoy = envoy_binary()?.display().to_string();
+    let mut command = Process::command("unshare");
+    command.args(["--mount", "bash", "-c", TWICE, "bash"]).arg(&it.script);
+    let options = ["--envoy", &envoy, "--headless", "--enable-service", "--run-as", "daemon"];
+    let (output, said) = it.run_with(command, &options).await?;
+    ensure!(output.status.success(), "{said}");
+    ensure!(said.matches("logged in to simulated").count() == 1, "{said}");
+    ensure!(said.contains("there is a login already"), "{said}");
+    ensure!(said.contains("daemon 700 /var/lib/torchbearer\n"), "{said}");
+    let grant = "daemon 600 /var/lib/torchbearer/grants/simulated.default.json\n";
+    ensure!(said.contains(grant), "{said}");
+    ensure!(said.contains("\nUser=daemon\n"), "{said}");
+    ensure!(
+        said.contains("Environment=\"TORCHBEARER_STATE_DIR=/var/lib/torchbearer\"\n"),
+        "{said}"
+    );
+    let calls = it.machine.calls();
+    let started = |call: &String| call == "systemctl enable --now torchbearer.service";
+    ensure!(calls.iter().any(started), "{calls:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_cannot_be_installed_is_said_before_anything_is_done() -> Result<()> {
     let machine = Machine::new().await?;
     let dir = machine.stack.dir();
@@ -123,6 +173,9 @@ async fn what_cannot_be_installed_is_said_before_anything_is_done() -> Result<()
         (&["--prefixx"][..], 2, "--prefixx: not accepted"),
         (&["--envoy"], 2, "--envoy needs a value"),
         (&["--envoy", "/nowhere/envoy"], 2, "not a program"),
+        (&["--enable-service=system"], 2, "accepted: --run-as USER"),
+        (&["--enable-service=system", "--run-as", "nobody-of-here"], 2, "no such user"),
+        (&["--run-as", "daemon"], 2, "--run-as goes with"),
     ] {
         let (output, said) = it.run(arguments).await?;
         ensure!(output.status.code() == Some(code) && said.contains(says), "{arguments:?}: {said}");
