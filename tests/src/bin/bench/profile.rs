@@ -5,9 +5,9 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use ::tests::{Process, envoy_binary};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
-use tests::{Process, envoy_binary};
 
 use crate::numbers::Spread;
 use crate::requests::{self, RATIOS, Round};
