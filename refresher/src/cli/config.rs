@@ -249,5 +249,14 @@ mod tests {
             assert!(bootstrap.contains(&named), "{named} is not in {bootstrap}");
         }
         assert!(!bootstrap.contains("/var/lib/torchbearer") && !bootstrap.contains("/ca.pem"));
+        // Unset, the admin socket is where `serve` looks for it.
+        let document =
+            format!("socket = \"/run/other/refresher.sock\"\n[envoy]\nfilter = {source:?}\n");
+        let config = config::resolve(&document, &Overrides::default(), &|name| {
+            (name == "HOME").then(|| "/nowhere".to_owned())
+        })
+        .unwrap();
+        let files = check::envoy_files(&config).unwrap();
+        assert_eq!(files.admin, Path::new("/run/other/envoy-admin.sock"));
     }
 }

@@ -224,7 +224,7 @@ mod tests {
                 "refuses the account (403: no plan",
             ),
             (402, json!({"code": "spending-limit"}), Verdict::Fail, "(402: spending-limit"),
-            (404, Value::Null, Verdict::Warn, "has no /v1/models"),
+            (404, Value::Null, Verdict::Warn, "has no /v2/ping"),
             (429, Value::Null, Verdict::Warn, "wait (429"),
             (500, ours("boom"), Verdict::Fail, "gets 500: m"),
             (503, ours("refresher_unavailable"), Verdict::Fail, "does not reach the refresher"),
@@ -232,7 +232,7 @@ mod tests {
             (503, ours("token_expired"), Verdict::Fail, "token_expired"),
             (302, Value::Null, Verdict::Fail, "gets 302"),
         ] {
-            let finding = judge("acme", "/v1/models", status, &body, 3);
+            let finding = judge("acme", "/v2/ping", status, &body, 3);
             assert_eq!(finding.verdict, verdict, "{status} {body}");
             assert!(finding.says.contains(words), "{status} {body}: {}", finding.says);
         }
