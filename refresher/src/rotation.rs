@@ -19,6 +19,10 @@ pub const MAX_BACKOFF_MS: u64 = 300_000;
 /// The shortest wait between two tries, in milliseconds.
 pub const MIN_BACKOFF_MS: u64 = 250;
 
+/// The range from which the wait between two tries is drawn, at the least, however soon the token
+/// expires, in milliseconds.
+const HURRIED_MS: u64 = 1_000;
+
 /// How long after an exchange without an answer the same refresh token may be tried again, in
 /// milliseconds. Providers that forgive a repeated use at all do so for about as long.
 pub const UNANSWERED_MS: u64 = 60_000;
@@ -228,7 +232,8 @@ impl Machine {
     }
 
     /// Exponential backoff with full jitter, so that many refreshers that failed together do not
-    /// come back together.
+    /// come back together. While a token is valid, another try falls within its life: there is one
+    /// after half of what is left of it, at the latest.
     fn back_off(&mut self, failure: Failure, now_ms: u64, share: Share) {
         self.failures = self.failures.saturating_add(1);
         self.class = failure.class;
@@ -237,7 +242,9 @@ impl Machine {
             facts.unanswered
         });
         let cap = if unanswered { MAX_UNANSWERED_BACKOFF_MS } else { MAX_BACKOFF_MS };
-        let range = 1_000_u64.saturating_mul(1 << self.failures.min(20)).min(cap);
+        let left = self.token().map(|token| token.life.expires_ms.saturating_sub(now_ms));
+        let half = left.filter(|&left| left > 0).map_or(cap, |left| (left / 2).max(HURRIED_MS));
+        let range = 1_000_u64.saturating_mul(1 << self.failures.min(20)).min(cap).min(half);
         let asked = failure.retry_after_s.unwrap_or(0).saturating_mul(1000).min(cap);
         let pause = share.times(range).max(asked).max(MIN_BACKOFF_MS);
         let due_ms = self.facts.as_ref().map(|_| now_ms.saturating_add(pause));

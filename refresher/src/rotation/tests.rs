@@ -437,4 +437,21 @@ proptest! {
             prop_assert!(machine.advance(Event::Tick, now, Share::of(share)).is_some());
         }
     }
+
+    #[test]
+    fn failures_leave_a_try_for_the_last_seconds_of_a_token(life_s in 1_u64..100_000, share: u32) {
+        let mut machine = Machine::new(POLICY);
+        let facts = facts(1, START, life_s);
+        let expires = START + life_s * 1000;
+        machine.advance(Event::Stored(Some(facts)), START, Share::of(share));
+        let (mut now, mut last) = (machine.wake_ms(START).unwrap(), START);
+        while now < expires {
+            if machine.advance(Event::Tick, now, Share::of(share)).is_some() {
+                machine.advance(Event::Exchanged(Outcome::Failed(failure("storage"))), now, Share::of(share));
+                last = now;
+            }
+            now = machine.due_ms().unwrap();
+        }
+        prop_assert!(expires - last <= 1_000, "the last try was {} ms before the end", expires - last);
+    }
 }
