@@ -115,7 +115,7 @@ async fn a_login_is_sent_to_another_machine_and_lives_on_there() {
 #[tokio::test]
 async fn a_transfer_says_what_it_waits_for_and_its_json_is_pure() {
     let machines = Machines::new().await;
-    machines.program("ssh", "sleep 1.3; for last; do :; done; exec sh -c \"$last\"");
+    machines.program("ssh", "sleep 2; for last; do :; done; exec sh -c \"$last\"");
     let ended = machines.transfer(&["--json"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     let result: serde_json::Value = serde_json::from_str(&ended.out).unwrap();

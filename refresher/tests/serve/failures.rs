@@ -14,7 +14,7 @@ use super::{age, join_all, token_fault};
 
 #[tokio::test]
 async fn a_dead_grant_is_tried_once_and_latched_over_restarts_until_a_login() {
-    let world = World::logged_in(6).await;
+    let world = World::logged_in(10).await;
     world.control().revoke_all();
     let peer = world.serve().await;
     let before = peer.token().await;

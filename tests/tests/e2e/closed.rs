@@ -88,7 +88,7 @@ async fn f04_a_stopped_refresher_holds_no_request_beyond_its_bound() -> Result<(
             .await?;
     assert_eq!(get(&stack).await?.0, 200);
     stack.refresher()?.signal(Signal::STOP)?;
-    let bound = Duration::from_secs(3);
+    let bound = Duration::from_secs(6);
     assert_eq!(tokio::time::timeout(bound, get(&stack)).await??.0, 200);
     let expired = eventually(Duration::from_secs(10), async || {
         let answer = tokio::time::timeout(bound, get(&stack)).await;

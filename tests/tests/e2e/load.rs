@@ -61,17 +61,27 @@ fn without_trap(stack: &Stack) -> Result<()> {
 async fn twenty_thousand_resets_during_a_callout_leave_no_trap_and_no_growth() -> Result<()> {
     const WAVE: usize = 500;
     const WAVES: usize = 40;
+    const WAVES_A_REPORT: usize = 10;
     /// What allocators keep, with room. Were the state of each request left behind, it would be more.
     const GROWTH_KIB: u64 = 1792;
     allow_open_files(4 * WAVE as u64)?;
     let stack = Stack::start(Plan::default()).await?;
     let get = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    // The report of the dead token is not answered as long as the refresher is stopped, and
-    // every request waits for it.
-    stack.refresher()?.signal(Signal::STOP)?;
-    stack.provider().kill_access_token();
+    let serves = async || {
+        let answer = async || stack.client.get(stack.url("/v1/models")).send().await.ok();
+        let served = eventually(PATIENCE, async || (answer().await?.status() == 200).then_some(()));
+        served.await.context("it does not serve again")
+    };
     let mut settled_kib = 0;
     for wave in 0..WAVES {
+        if wave % WAVES_A_REPORT == 0 {
+            stack.refresher()?.signal(Signal::CONT)?;
+            serves().await?;
+            // The report of the dead token is not answered as long as the refresher is stopped, and
+            // every request waits for it, until it is given up.
+            stack.refresher()?.signal(Signal::STOP)?;
+            stack.provider().kill_access_token();
+        }
         let streams = many(WAVE, stack.address, get).await?;
         under_way(&stack, |active| active >= WAVE as u64).await?;
         for stream in streams {
@@ -87,9 +97,7 @@ async fn twenty_thousand_resets_during_a_callout_leave_no_trap_and_no_growth() -
     assert!(grown < GROWTH_KIB, "Envoy grew by {grown} KiB");
     without_trap(&stack)?;
     stack.refresher()?.signal(Signal::CONT)?;
-    let answer = async || stack.client.get(stack.url("/v1/models")).send().await.ok();
-    let served = eventually(PATIENCE, async || (answer().await?.status() == 200).then_some(()));
-    served.await.context("it does not serve again")?;
+    serves().await?;
     assert_eq!(stack.provider().summary().spent_twice, 0);
     Ok(())
 }

@@ -44,9 +44,9 @@ async fn t01_a_new_token_is_on_every_worker_within_a_second() -> Result<()> {
     })
     .await
     .context("a new generation")?;
-    stack.provider().clear();
     let second = eventually(Duration::from_secs(1), async || token_in_use(&stack).await.err());
     ensure!(second.await.is_none(), "a request failed");
+    stack.provider().clear();
     // From here on, every worker has the new one: of 40 connections none carries the old.
     for _ in 0..40 {
         ensure!(token_in_use(&stack).await? != old, "an old token after a second");

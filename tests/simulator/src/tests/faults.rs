@@ -112,9 +112,9 @@ async fn a_delay_without_more_lets_the_true_answer_pass() {
     let (_, token) = world.grant();
     let control = world.simulator.control();
     let delay = Fault { delay_ms: 3_600_000, ..Fault::new(Target::Token) };
-    for (mode, entered) in [(Mode::Instead, 0), (Mode::After, 1)] {
+    for (mode, entered, millis) in [(Mode::Instead, 0, 100), (Mode::After, 1, 1_000)] {
         control.set_fault(Fault { mode, ..delay.clone() });
-        let waiting = tokio::time::timeout(Duration::from_millis(100), world.refresh(&token));
+        let waiting = tokio::time::timeout(Duration::from_millis(millis), world.refresh(&token));
         assert!(waiting.await.is_err());
         assert_eq!(control.summary().refreshes, entered, "{mode:?}");
     }

@@ -1,16 +1,11 @@
 //! Client keys that are made and ended on the page, and names that would like to be markup.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use reqwest::StatusCode;
 use serde_json::json;
 use tests::{Browser, Stack, eventually};
 
 use super::{SOON, open, plan, quit};
-
-/// A command's change is in force on every worker within a second.
-const IN_FORCE: Duration = Duration::from_secs(1);
 
 /// Would run if it became markup.
 const HOSTILE: &str = "<img src=x onerror=\"window.injected=1\"><script>window.injected=1</script>";
@@ -23,7 +18,7 @@ async fn status(stack: &Stack, key: &str) -> Option<StatusCode> {
 
 /// Waits until a key is answered with this status, on every one of some requests.
 async fn answered(stack: &Stack, key: &str, wanted: u16) -> Result<()> {
-    let answered = eventually(IN_FORCE, async || {
+    let answered = eventually(SOON, async || {
         for _ in 0..4 {
             let status = status(stack, key).await?;
             if status != wanted {
@@ -32,7 +27,7 @@ async fn answered(stack: &Stack, key: &str, wanted: u16) -> Result<()> {
         }
         Some(())
     });
-    answered.await.with_context(|| format!("not answered with {wanted} within {IN_FORCE:?}"))
+    answered.await.with_context(|| format!("not answered with {wanted} within {SOON:?}"))
 }
 
 /// The key that the dialog shows.
