@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Command::Guard { parent, program, arguments } = &arguments.command {
         let error = up::guard::become_program(*parent, program, arguments);
-        eprintln!("refresher: envoy cannot be started: {error}");
+        output::complain(format_args!("envoy cannot be started: {error}"));
         return Exit::Other.into();
     }
     // Whatever a program makes by itself, sockets included, is the user's alone.
@@ -52,6 +52,8 @@ pub fn main() -> ExitCode {
             .with_writer(std::io::stderr)
             .with_ansi(false)
             .with_target(false)
+            // It would tell standard error of a standard error that is gone, and panic.
+            .log_internal_errors(false)
             .init();
         run(arguments)
     });
@@ -59,7 +61,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             for line in format!("{error:#}").lines() {
-                eprintln!("refresher: {line}");
+                output::complain(line);
             }
             Exit::of(&error).into()
         }
@@ -74,6 +76,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Man { command } => return pages::manual(command, output),
         _ => {}
     }
+    settings::require_text(&|name| std::env::var_os(name))?;
     let overrides = arguments.common.overrides(&command);
     if let Command::Doctor(arguments) = &command {
         // It looks at the settings itself.
@@ -123,7 +126,7 @@ async fn perform(
                 if json {
                     output.result(&result, "")?;
                 }
-                eprintln!("refresher: {line}");
+                output::complain(&line);
                 return Ok(Exit::Network);
             }
             output.done(&result, &line)?;

@@ -17,6 +17,8 @@ pub mod show;
 mod status_page;
 mod value;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -224,6 +226,26 @@ pub fn locate(overrides: &Overrides, env: Environment<'_>) -> Option<(PathBuf, b
     named.map(|path| (path, true)).or_else(usual)
 }
 
+/// Looks whether the variables that are read are text. One that is none, taken for unset, might have
+/// kept somebody out.
+///
+/// # Errors
+///
+/// When some are not.
+pub fn require_text(env: &dyn Fn(&str) -> Option<OsString>) -> Result<(), Error> {
+    const PLACES: [&str; 4] = ["HOME", "TORCHBEARER_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
+    let settings = catalogue::SETTINGS.iter().map(|setting| setting.variables);
+    let others = catalogue::VARIABLES.iter().map(|variable| variable.names);
+    let names: BTreeSet<_> = settings.chain(others).flatten().chain(&PLACES).collect();
+    let mut problems = Problems::default();
+    for name in names {
+        if env(name).is_some_and(|value| value.to_str().is_none()) {
+            problems.unaccepted(name, "not UTF-8", "text in UTF-8");
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Settings(problems)) }
+}
+
 /// Finds and reads the configuration.
 ///
 /// # Errors
@@ -250,10 +272,17 @@ pub fn read(
     }
 }
 
-/// The configuration file: the one that is named, whether it is there or not, else the usual one if
-/// it is there.
+/// The configuration file: the one that is named, whether it is there or not, else the usual one,
+/// unless it is certain that it is not there.
 pub fn file_path(overrides: &Overrides, env: Environment<'_>) -> Option<PathBuf> {
-    locate(overrides, env).filter(|(path, named)| *named || path.exists()).map(|(path, _)| path)
+    locate(overrides, env).filter(|(path, named)| *named || !is_absent(path)).map(|(path, _)| path)
+}
+
+/// One that cannot be looked at may say who is let in; so may one that a link no longer leads to.
+fn is_absent(path: &Path) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    let found = path.symlink_metadata();
+    found.is_err_and(|error| [NotFound, NotADirectory].contains(&error.kind()))
 }
 
 /// Resolves a configuration from its three sources.
@@ -359,8 +388,16 @@ fn client_keys(
 ) -> (Vec<ClientKey>, bool) {
     let mut keys = file.client_keys.clone();
     let Some(key) = text(env, "PROXY_API_KEY") else {
+        client::tell_apart(&keys, problems);
         return (keys, false);
     };
+    // Of a file that became a variable, the end of its line.
+    let key = key.strip_suffix('\n').map_or(key.as_str(), |key| key.trim_end_matches('\r'));
+    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let found = "empty, or has other characters than can be sent in a header";
+        problems.unaccepted("PROXY_API_KEY", found, "visible ASCII characters, in one line");
+        return (keys, true);
+    }
     if !host.is_loopback() && key.len() < MIN_KEY_BYTES {
         problems.unaccepted(
             "PROXY_API_KEY",
@@ -370,6 +407,7 @@ fn client_keys(
     }
     let id = API_KEY_CLIENT.parse();
     keys.extend(id.ok().map(|id| ClientKey::of_key(id, key.as_bytes())));
+    client::tell_apart(&keys, problems);
     (keys, true)
 }
 

@@ -100,6 +100,18 @@ fn granted(response: &Response) -> Result<Granted, Error> {
     }
 }
 
+/// Opens the store, and looks whether a grant could be kept there, before anybody is asked for one.
+async fn open(config: &Config, credential: &str) -> Result<Store, Error> {
+    let store = Store::open(config, credential)?;
+    match store.lock_within(Duration::ZERO).await {
+        Ok(lock) => drop(lock.reserve()?),
+        // Whoever has the lock can write there.
+        Err(store::Error::Locked { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(store)
+}
+
 /// Stores a new grant and tells a running refresher.
 async fn keep(
     config: &Config,

@@ -69,8 +69,9 @@ impl Publisher {
     /// A publisher whose generations continue those that `generation_file` remembers, and whose
     /// bundles let this probe in.
     pub fn new(generation_file: PathBuf, probe: Option<ClientKey>) -> Self {
-        let remembered = std::fs::read_to_string(&generation_file).ok();
-        let generation = remembered.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let remembered = store::peek_bytes(&generation_file).ok().flatten();
+        let text = remembered.as_deref().and_then(|bytes| str::from_utf8(bytes).ok());
+        let generation = text.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let inner = Inner {
             generation,
             generation_file,

@@ -25,6 +25,14 @@ pub enum Error {
     /// What mutual TLS needs.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// There would be the defaults instead, which may let in more than it did.
+    #[error(
+        "{path}: gone; accepted: the file, with what is to be in force, or a restart without it"
+    )]
+    Gone {
+        /// The configuration file that there was.
+        path: PathBuf,
+    },
     /// A valid login would be lost.
     #[error(
         "providers.{provider}: the login {credential} is of another client or issuer; accepted: those that it was made with, or a new login with \"refresher login --credential {credential}\""
@@ -70,6 +78,11 @@ impl Source {
         config::locate(&self.overrides, &|name| std::env::var(name).ok()).map(|(path, _)| path)
     }
 
+    /// The configuration file, if there is one.
+    fn present(&self) -> Option<PathBuf> {
+        config::file_path(&self.overrides, &|name| std::env::var(name).ok())
+    }
+
     /// The files that make up `config`: its own, and those that it names.
     fn files(&self, config: &Config) -> Vec<PathBuf> {
         let named = [
@@ -88,6 +101,8 @@ impl Source {
 #[derive(Debug)]
 pub struct Watcher {
     source: Source,
+    /// The configuration file that was read last, if one was.
+    read: Option<PathBuf>,
     files: Vec<(PathBuf, Option<Stamp>)>,
     changing: bool,
 }
@@ -95,7 +110,8 @@ pub struct Watcher {
 impl Watcher {
     /// Looks at the files of `config` and, with `further`, at others.
     pub fn new(source: Source, config: &Config, further: &[PathBuf]) -> Self {
-        let mut watcher = Self { source, files: Vec::new(), changing: false };
+        let read = source.present();
+        let mut watcher = Self { source, read, files: Vec::new(), changing: false };
         watcher.follow(config, further);
         watcher
     }
@@ -130,7 +146,12 @@ impl Watcher {
     ///
     /// See [`Error`].
     pub fn next(&mut self, old: &Config, further: &[PathBuf]) -> Result<Next, Error> {
+        let present = self.source.present();
+        if let (Some(path), None) = (&self.read, &present) {
+            return Err(Error::Gone { path: path.clone() });
+        }
         let next = self.source.load()?;
+        self.read = present;
         let mut files = further.to_vec();
         self.follow(&next, &files);
         let judged = judge(old, next.clone());

@@ -12,6 +12,7 @@ pub mod port;
 pub mod process;
 pub mod supervise;
 
+use std::fs::{File, TryLockError};
 use std::io::{IsTerminal as _, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +40,22 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Why `up` cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Another `up` has its Envoy's files where ours would be.
+    #[error(
+        "{path}: another refresher runs its Envoy from here; stop it, or choose another --state-dir"
+    )]
+    Alive {
+        /// The file that it has locked.
+        path: PathBuf,
+    },
+    /// The file that tells so cannot be locked.
+    #[error("{path}: cannot be locked")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Nobody has logged in.
     #[error("no login for {provider}: run \"refresher login --provider {provider}\"")]
     LoginRequired {
@@ -122,6 +139,7 @@ pub async fn run(
     let paths = Paths::new(&config.state_dir);
     // Before anything is started: whether there is a filter and a bootstrap can be made of it all.
     Image::of(&config, &program, &paths, SocketAddr::new(config.listener.host, 0))?;
+    let _alone = alone(&paths)?;
     program.check_once(&config.state_dir).await?;
     let mut sidecar = serve::start(config.clone()).await?;
     let surroundings = sidecar.surroundings().clone();
@@ -145,6 +163,22 @@ pub async fn run(
     };
     sidecar.stop().await;
     result
+}
+
+/// What lies beside Envoy's bootstrap is of one Envoy and its successors. Nobody else starts one there
+/// as long as the answer is kept.
+fn alone(paths: &Paths) -> Result<File, Error> {
+    let path = paths.bootstrap.with_file_name("up.lock");
+    if let Some(directory) = path.parent() {
+        store::create_private_directory(directory)?;
+    }
+    let failed = |source| Error::Lock { path: path.clone(), source };
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Alive { path }),
+        Err(TryLockError::Error(source)) => Err(Error::Lock { path, source }),
+    }
 }
 
 /// Checks that a listener that others can reach has client keys.
@@ -330,4 +364,19 @@ async fn put_in_force(
     sidecar.surroundings().settle(address, &Paths::new(&config.state_dir).admin);
     sidecar.reconfigure(config);
     Ok(postponed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_envoy_at_a_time_has_its_files_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
+        let first = alone(&paths).unwrap();
+        assert!(matches!(alone(&paths), Err(Error::Alive { .. })));
+        drop(first);
+        assert!(alone(&paths).is_ok());
+    }
 }

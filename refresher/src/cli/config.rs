@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use super::Exit;
-use super::output::Output;
+use super::output::{Output, complain};
 use super::progress::Progress;
 use crate::config::show::{self, Sources};
 use crate::config::{self, Config, Overrides, Problems, check, example, schema};
 use crate::up::envoy::Program;
-use crate::{chain, clock, store};
+use crate::{chain, clock};
 
 /// How long Envoy may look at its configuration.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -124,7 +125,7 @@ fn report(problems: &Problems, config: Option<&Config>, output: Output) -> anyho
         output.result(&json!({"good": false, "problems": problems}), "")?;
     }
     for line in problems.to_string().lines() {
-        eprintln!("refresher: {line}");
+        complain(line);
     }
     Ok(Exit::Usage)
 }
@@ -134,34 +135,33 @@ fn report(problems: &Problems, config: Option<&Config>, output: Output) -> anyho
 #[error("envoy does not accept the configuration that it would get: {0}")]
 pub(super) struct Refused(String);
 
-/// Has Envoy look at the bootstrap, in a private file, and forgets it.
+/// Has Envoy look at the bootstrap, through a pipe: no file has to be made for it.
 async fn validate(config: &Config) -> anyhow::Result<()> {
     let program = Program::find(config.envoy.bin.as_deref())?;
     program.check().await?;
     let listen = SocketAddr::new(config.listener.host, config.listener.port);
     let text = check::bootstrap(config, listen)?;
-    let name = format!("torchbearer-check-{}", std::process::id());
-    let folder = std::env::temp_dir().join(name);
-    let file = folder.join("bootstrap.json");
-    let outcome = async {
-        store::replace_private(&file, text.as_bytes())?;
-        let run = tokio::process::Command::new(program.path())
-            .args(["--mode", "validate", "--log-level", "error", "-c"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let run = tokio::time::timeout(DEADLINE, run).await;
-        let output = run.map_err(|_| Refused("it does not answer".to_owned()))??;
-        if output.status.success() {
-            return Ok(());
+    let mut envoy = tokio::process::Command::new(program.path())
+        .args(["--mode", "validate", "--log-level", "error", "-c", "/dev/fd/0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let run = async {
+        if let Some(mut stdin) = envoy.stdin.take() {
+            // One that does not read it says why.
+            let _ = stdin.write_all(text.as_bytes()).await;
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(Refused(said).into())
+        envoy.wait_with_output().await
     };
-    let outcome = outcome.await;
-    let _ = std::fs::remove_dir_all(&folder);
-    outcome
+    let run = tokio::time::timeout(DEADLINE, run).await;
+    let output = run.map_err(|_| Refused("it does not answer".to_owned()))??;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Refused(said).into())
 }
 
 pub(super) fn envoy_config(

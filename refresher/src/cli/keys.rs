@@ -5,11 +5,12 @@ mod arguments;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use filter::client::{ClientId, ClientKey, Digest, Proof};
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::output::Output;
+use super::output::{Output, complain};
 use super::progress::Progress;
 use crate::config::Config;
 use crate::import::moment;
@@ -66,7 +67,11 @@ async fn add(config: &Config, arguments: AddArguments, output: Output) -> anyhow
     };
     let key = keys::validated(&key).map_err(|reason| Unaccepted(reason.to_string()))?;
     let file = change::add(config, &key, now).await?;
-    show(&key, secret.as_ref(), stdin, json, now)?;
+    let shown = show(&key, secret.as_ref(), stdin, json, now);
+    if shown.is_err() {
+        conclude(config, &file, output).await?;
+        return shown.context(unseen(&key)).map(|()| Exit::Other);
+    }
     let end = match key.not_after {
         0 => String::new(),
         at => format!(", until {}", moment::show(at)),
@@ -87,7 +92,11 @@ async fn rotate(
     let digest = Digest::of(secret.expose().as_bytes());
     let now = clock::now().unix();
     let key = change::rotate(config, &file, name, digest, *overlap, now).await?;
-    show(&key, Some(&secret), *stdin, *json, now)?;
+    let shown = show(&key, Some(&secret), *stdin, *json, now);
+    if shown.is_err() {
+        conclude(config, &file, output).await?;
+        return shown.context(unseen(&key)).map(|()| Exit::Other);
+    }
     let client = name.as_str();
     match overlap {
         0 => output.note(format!("the keys that {client} had have ended")),
@@ -172,6 +181,14 @@ fn show(
     Ok(out.flush()?)
 }
 
+/// What to do where a key is stored that nobody has seen.
+fn unseen(key: &ClientKey) -> String {
+    let name = key.id.as_str();
+    format!(
+        "the key is in force, but could not be shown: \"refresher keys rotate {name}\" makes another"
+    )
+}
+
 fn explain(secret: Option<&Secret>, brought: bool, output: Output) {
     let shown = if std::io::stdout().is_terminal() { "above" } else { "on standard output" };
     match secret {
@@ -211,9 +228,8 @@ async fn conclude(config: &Config, file: &KeyFile, output: Output) -> anyhow::Re
             Err(_) => "it is of another release; restart it".to_owned(),
         },
     };
-    eprintln!(
-        "refresher: the change is stored, but the refresher that serves on {socket} has not made \
-         it: {problem}"
-    );
+    complain(format_args!(
+        "the change is stored, but the refresher that serves on {socket} has not made it: {problem}"
+    ));
     Ok(Exit::Other)
 }

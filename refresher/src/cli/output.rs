@@ -41,7 +41,12 @@ impl Output {
     /// Says something beside the result.
     pub(super) fn note(self, line: impl Display) {
         if !self.quiet {
-            eprintln!("refresher: {line}");
+            complain(line);
         }
     }
+}
+
+/// Says something on standard error, if anybody listens there.
+pub(super) fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr(), "refresher: {line}");
 }

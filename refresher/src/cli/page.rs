@@ -6,6 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::Exit;
+use super::output::complain;
 use crate::config::Config;
 use crate::login::opener;
 use crate::page::access::Invitation;
@@ -54,9 +55,9 @@ pub(super) async fn perform(config: &Config, no_browser: bool) -> anyhow::Result
     store::replace_private(&path, page::forwarding(&url).expose().as_bytes())?;
     let opened = Url::from_file_path(&path).is_ok_and(|file| opener::open(file.as_str()));
     if opened {
-        eprintln!("refresher: your browser should open; if not, open the address above, once");
+        complain("your browser should open; if not, open the address above, once");
     } else {
-        eprintln!("refresher: no browser could be started; open the address above, once");
+        complain("no browser could be started; open the address above, once");
     }
     Ok(Exit::Done)
 }

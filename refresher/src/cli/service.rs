@@ -1,10 +1,12 @@
 //! `service`: what is asked for on the command line, as a plan.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Exit;
+use super::output::complain;
 use crate::config::Config;
 use crate::reload::Source;
 use crate::service::{self, Kind, Plan, Role, Scope, manager};
@@ -107,15 +109,18 @@ pub(super) fn perform(
             }
             for (name, remedy) in SECRETS {
                 if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
-                    eprintln!("refresher: {name} is not written into the service: {remedy}");
+                    complain(format_args!("{name} is not written into the service: {remedy}"));
                 }
             }
             if arguments.print {
-                print!("{}", service::text(&plan)?);
+                write!(out, "{}", service::text(&plan)?)?;
             } else {
                 service::install(&plan, out)?;
                 if plan.kind == Kind::Systemd && plan.scope == Scope::User {
-                    println!("to have it run while you are logged out: loginctl enable-linger");
+                    writeln!(
+                        out,
+                        "to have it run while you are logged out: loginctl enable-linger"
+                    )?;
                 }
             }
             Ok(Exit::Done)

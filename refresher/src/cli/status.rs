@@ -4,8 +4,9 @@ use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
-use super::output::Output;
+use super::output::{Output, complain};
 use super::progress::Progress;
 use super::{Exit, stopped};
 use crate::config::Config;
@@ -149,7 +150,7 @@ async fn wait_for(
     if reached {
         return Ok(Exit::Done);
     }
-    eprintln!("refresher: not within {} s: {}", timeout.as_secs(), printable(&last.message));
+    complain(format_args!("not within {} s: {}", timeout.as_secs(), printable(&last.message)));
     Ok(Exit::Expired)
 }
 
@@ -167,7 +168,8 @@ async fn observe(config: &Config, pause: Duration, json: bool) -> anyhow::Result
         let text = match (&collected, json) {
             (Ok(report), true) => printable_json(&serde_json::to_string(report)?) + "\n",
             (Ok(report), false) => status::lines::show(report, look(), clock::now().unix()),
-            (Err(error), _) => format!("{}\n", printable(&chain::line(error))),
+            (Err(error), true) => format!("{}\n", json!({"error": chain::line(error)})),
+            (Err(error), false) => format!("{}\n", printable(&chain::line(error))),
         };
         let text = if terminal && !dumb {
             frame.next(&text, size())

@@ -6,6 +6,7 @@ use toml::Value;
 use super::problem::Problems;
 use super::section::Section;
 use crate::keys;
+use crate::store::{NAME_RULE, is_name};
 
 /// How many keys the file may have.
 const MAX_KEYS: usize = keys::ring::MAX_KEYS;
@@ -53,6 +54,19 @@ pub(super) fn read(root: &mut Section, problems: &mut Problems) -> Vec<ClientKey
     client_keys
 }
 
+/// Two clients with one key would have the restrictions of one of them.
+pub(super) fn tell_apart(client_keys: &[ClientKey], problems: &mut Problems) {
+    for (count, key) in client_keys.iter().enumerate() {
+        let same = |other: &&ClientKey| other.proof == key.proof && other.id != key.id;
+        if let Some(other) = client_keys.iter().take(count).find(same) {
+            let found = format!("the same key or name as client_keys.{}", other.id.as_str());
+            let setting = format!("client_keys.{}", key.id.as_str());
+            problems.unaccepted(&setting, &found, "one of its own");
+            return;
+        }
+    }
+}
+
 fn restricted(id: ClientId, mut section: Section, problems: &mut Problems) -> Option<ClientKey> {
     let setting = format!("client_keys.{}", id.as_str());
     // One that is there but bad counts as there.
@@ -71,7 +85,14 @@ fn restricted(id: ClientId, mut section: Section, problems: &mut Problems) -> Op
     let concurrency = limit("concurrency");
     let not_before = section.moment("not_before", problems).unwrap_or(0);
     let not_after = section.moment("not_after", problems).unwrap_or(0);
+    if not_after != 0 && not_after <= not_before {
+        let found = format!("{not_after}, which is not after not_before");
+        problems.unaccepted(&format!("{setting}.not_after"), &found, "a later moment");
+    }
     let credential = section.text("credential", problems);
+    if let Some(name) = credential.as_deref().filter(|name| !is_name(name)) {
+        problems.unaccepted(&format!("{setting}.credential"), &format!("{name:?}"), NAME_RULE);
+    }
     let paths = section.texts("paths", problems).unwrap_or_default();
     let models = section.texts("models", problems).unwrap_or_default();
     section.finish(problems);

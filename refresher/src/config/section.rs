@@ -188,7 +188,10 @@ impl Section {
     pub(super) fn moment(&mut self, key: &'static str, problems: &mut Problems) -> Option<u64> {
         let value = self.take(key)?;
         let moment = match &value {
-            Value::Integer(unix) => u64::try_from(*unix).ok(),
+            // The end of the year 9999: more are no seconds.
+            Value::Integer(unix) => {
+                u64::try_from(*unix).ok().filter(|unix| *unix < 253_402_300_800)
+            }
             // Without an offset it is no moment.
             Value::Datetime(at) if at.offset.is_some() => moment::rfc3339(&at.to_string()),
             _ => None,

@@ -354,3 +354,50 @@ fn where_envoy_is_and_what_is_checked_can_be_said() {
     let accepted = "accepted: /health, /health?deep=1, /ready, /metrics";
     assert!(message.starts_with("health.public: [\"/v1/models\"]; ") && message.contains(accepted));
 }
+
+#[test]
+fn a_key_of_the_environment_is_one_that_a_header_can_carry() {
+    let digest =
+        |key: &str| with("", &[("PROXY_API_KEY", key)]).unwrap().client_keys.pop().unwrap();
+    assert_eq!(digest("abc\n").proof, digest("abc").proof);
+    assert_eq!(digest("abc\r\n").proof, digest("abc").proof);
+    for key in ["\n", "a b", "abc ", "abc\n\n", "clé", "a\u{7f}"] {
+        let message = refusal("", &[("PROXY_API_KEY", key)]);
+        assert!(message.starts_with("PROXY_API_KEY: empty, or has other"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn variables_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let latin = |wanted: &'static str| {
+        move |name: &str| (name == wanted).then(|| OsString::from_vec(b"cl\xe9".to_vec()))
+    };
+    for name in ["PROXY_API_KEY", "PROXY_HOST", "TORCHBEARER_STATE_DIR", "HOME"] {
+        let message = require_text(&latin(name)).unwrap_err().to_string();
+        assert_eq!(message, format!("{name}: not UTF-8; accepted: text in UTF-8"));
+    }
+    assert!(require_text(&latin("LANG")).is_ok());
+    assert!(require_text(&|_| Some("text".into())).is_ok());
+}
+
+#[test]
+fn only_a_usual_file_that_is_surely_not_there_is_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let usual = directory.path().join("torchbearer/config.toml");
+    let env =
+        |name: &str| (name == "XDG_CONFIG_HOME").then(|| directory.path().display().to_string());
+    let found = || read(&Overrides::default(), &env);
+    assert!(matches!(found(), Ok(None)));
+    std::fs::write(directory.path().join("torchbearer"), "").unwrap();
+    assert!(matches!(found(), Ok(None)));
+    std::fs::remove_file(directory.path().join("torchbearer")).unwrap();
+    std::fs::create_dir(directory.path().join("torchbearer")).unwrap();
+    assert!(matches!(found(), Ok(None)));
+    std::os::unix::fs::symlink("gone", &usual).unwrap();
+    assert!(matches!(found(), Err(Error::Read { .. })));
+    std::fs::remove_file(&usual).unwrap();
+    std::fs::write(&usual, "port = 7\n").unwrap();
+    assert!(matches!(found(), Ok(Some(_))));
+}

@@ -88,7 +88,7 @@ pub async fn run(
     pasted: Option<mpsc::Receiver<Vec<u8>>>,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<(), Error> {
-    let store = Store::open(config, credential)?;
+    let store = super::open(config, credential).await?;
     let provider = &config.provider;
     let endpoints = discovery::resolve(provider, Need::Browser).await?;
     let Some(endpoint) = endpoints.authorization.clone() else {

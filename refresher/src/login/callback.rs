@@ -73,15 +73,22 @@ pub fn judge(path: &str, query: &str, expected: &Expected) -> Callback {
     }
 }
 
-/// Judges a pasted line: the whole address that the browser ended on, or the bare code that a
-/// provider showed. A bare code has neither state nor issuer: whoever pastes it vouches for it.
+/// Judges a pasted line: the whole address that the browser ended on, or as much of it as somebody
+/// copied, or the bare code that a provider showed. A bare code has neither state nor issuer: whoever
+/// pastes it vouches for it.
 pub fn judge_pasted(line: &[u8], expected: &Expected) -> Callback {
     let Ok(line) = std::str::from_utf8(line) else {
         return Callback::NotFound;
     };
-    let line = line.trim();
+    let line = line.trim().trim_matches(['<', '>', '"', '\'']);
     if let Ok(url) = Url::parse(line) {
         return judge(&expected.path, url.query().unwrap_or_default(), expected);
+    }
+    let query = line.split_once('?').map_or(line, |(_, query)| query);
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    let names = |wanted| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == wanted);
+    if names("state") || line.contains('?') && (names("code") || names("error")) {
+        return judge(&expected.path, query, expected);
     }
     let visible = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_graphic());
     if visible { Callback::Code(Secret::new(line.to_owned())) } else { Callback::NotFound }
@@ -186,6 +193,17 @@ mod tests {
                 "http://127.0.0.1:56121/callback?error=access_denied&state=wrong",
                 Callback::OtherAttempt,
             ),
+            ("127.0.0.1:56121/callback?code=c&state=right", code("c")),
+            ("localhost:56121/callback?code=c&state=right", code("c")),
+            ("/callback?state=right&code=c#", code("c")),
+            ("<http://127.0.0.1:56121/callback?code=c&state=right>", code("c")),
+            ("code=c&state=right", code("c")),
+            ("\"?code=c&state=right\"", code("c")),
+            ("127.0.0.1:56121/callback?code=c&state=wrong", Callback::OtherAttempt),
+            ("code=c&state=wrong", Callback::OtherAttempt),
+            ("/callback?code=c", Callback::OtherAttempt),
+            ("?error=access_denied", Callback::OtherAttempt),
+            ("a?b=", code("a?b=")),
             ("", Callback::NotFound),
             ("a\u{1b}[2J", Callback::NotFound),
             ("two words", Callback::NotFound),

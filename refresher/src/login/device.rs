@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::oauth::device::{self, DeviceAuthorization, Poller, Step};
 use crate::oauth::{answer, request};
 use crate::provider::discovery::{self, Need};
-use crate::store::Store;
 use crate::{chain, clock, http};
 
 /// Logs in by device code. What the user must do is written to `out`.
@@ -51,7 +50,7 @@ pub async fn run(
     credential: &str,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<(), Error> {
-    let store = Store::open(config, credential)?;
+    let store = super::open(config, credential).await?;
     let provider = &config.provider;
     let endpoints = discovery::resolve(provider, Need::Device).await?;
     let Some(endpoint) = &endpoints.device_authorization else {

@@ -1,5 +1,6 @@
 //! The callback's listener: 127.0.0.1 only, for one login only.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -20,14 +21,21 @@ pub(super) type Arrival = (Callback, oneshot::Sender<Page>);
 
 /// Binds the first registered port that is free.
 pub(super) async fn bind(ports: &[u16]) -> Result<(TcpListener, u16), Error> {
+    let mut refused = None;
     for &port in ports {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
             Ok(listener) => {
                 let port = listener.local_addr().map_err(Error::Listen)?.port();
                 return Ok((listener, port));
             }
-            Err(error) => tracing::info!(port, %error, "callback port not free"),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                tracing::info!(port, %error, "callback port not free");
+            }
+            Err(error) => refused = Some(error),
         }
+    }
+    if let Some(error) = refused {
+        return Err(Error::Listen(error));
     }
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     Err(Error::PortsBusy { ports: ports.join(", ") })
