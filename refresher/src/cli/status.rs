@@ -168,7 +168,9 @@ async fn observe(config: &Config, pause: Duration, json: bool) -> anyhow::Result
         let text = match (&collected, json) {
             (Ok(report), true) => printable_json(&serde_json::to_string(report)?) + "\n",
             (Ok(report), false) => status::lines::show(report, look(), clock::now().unix()),
-            (Err(error), true) => format!("{}\n", json!({"error": chain::line(error)})),
+            (Err(error), true) => {
+                printable_json(&json!({"error": chain::line(error)}).to_string()) + "\n"
+            }
             (Err(error), false) => format!("{}\n", printable(&chain::line(error))),
         };
         let text = if terminal && !dumb {
