@@ -4,6 +4,7 @@
 mod catalogue;
 pub mod check;
 mod client;
+mod environment;
 pub mod example;
 mod file;
 mod import;
@@ -17,12 +18,11 @@ pub mod show;
 mod status_page;
 mod value;
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use environment::{Environment, require_text};
 use filter::client::ClientKey;
 pub use import::Import;
 pub use problem::{Problem, Problems};
@@ -33,6 +33,7 @@ pub use status_page::StatusPage;
 use crate::admin::Admin;
 use crate::keys::listing::Place;
 use crate::provider::Provider;
+use environment::{expand, home, path, text};
 use file::File;
 
 /// Everything that the program is told.
@@ -211,9 +212,6 @@ pub enum Error {
     Settings(Problems),
 }
 
-/// Reads one environment variable.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
-
 /// Where the configuration file is, or would be, and whether it was named, so that it has to be
 /// there.
 pub fn locate(overrides: &Overrides, env: Environment<'_>) -> Option<(PathBuf, bool)> {
@@ -224,26 +222,6 @@ pub fn locate(overrides: &Overrides, env: Environment<'_>) -> Option<(PathBuf, b
         Some((dir.join("torchbearer/config.toml"), false))
     };
     named.map(|path| (path, true)).or_else(usual)
-}
-
-/// Looks whether the variables that are read are text. One that is none, taken for unset, might have
-/// kept somebody out.
-///
-/// # Errors
-///
-/// When some are not.
-pub fn require_text(env: &dyn Fn(&str) -> Option<OsString>) -> Result<(), Error> {
-    const PLACES: [&str; 4] = ["HOME", "TORCHBEARER_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
-    let settings = catalogue::SETTINGS.iter().map(|setting| setting.variables);
-    let others = catalogue::VARIABLES.iter().map(|variable| variable.names);
-    let names: BTreeSet<_> = settings.chain(others).flatten().chain(&PLACES).collect();
-    let mut problems = Problems::default();
-    for name in names {
-        if env(name).is_some_and(|value| value.to_str().is_none()) {
-            problems.unaccepted(name, "not UTF-8", "text in UTF-8");
-        }
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Settings(problems)) }
 }
 
 /// Finds and reads the configuration.
@@ -432,35 +410,5 @@ fn publish(mut publish: Publish, env: Environment<'_>) -> Publish {
 }
 
 /// An unset and an empty variable are the same, as in the predecessors.
-fn text(env: Environment<'_>, name: &str) -> Option<String> {
-    env(name).filter(|value| !value.is_empty())
-}
-
-fn path(
-    flag: Option<&PathBuf>,
-    env: Environment<'_>,
-    name: &str,
-    file: Option<PathBuf>,
-) -> Option<PathBuf> {
-    flag.cloned()
-        .or_else(|| text(env, name).map(PathBuf::from))
-        .or(file)
-        .map(|path| path.to_str().map_or_else(|| path.clone(), |text| expand(text, env)))
-}
-
-/// A leading `~/` is the home directory, since a file has no shell to say so.
-fn expand(path: &str, env: Environment<'_>) -> PathBuf {
-    match (path.strip_prefix("~/"), text(env, "HOME")) {
-        (Some(rest), Some(home)) => Path::new(&home).join(rest),
-        _ => PathBuf::from(path),
-    }
-}
-
-fn home(env: Environment<'_>, variable: &str, default: &str) -> Option<PathBuf> {
-    // The XDG base directory specification: a relative path is to be ignored.
-    let stated = text(env, variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    stated.or_else(|| text(env, "HOME").map(|home| Path::new(&home).join(default)))
-}
-
 #[cfg(test)]
 mod tests;

@@ -135,11 +135,11 @@ pub async fn run(
     let client_keys = ClientKeys::count(&config, clock::now().unix());
     client_keys.require(config.listener.host)?;
     require_login(&status::collect(&config).await?)?;
-    let program = Program::find(config.envoy.bin.as_deref())?;
     let paths = Paths::new(&config.state_dir);
+    let _alone = alone(&paths)?;
+    let program = Program::find(config.envoy.bin.as_deref())?;
     // Before anything is started: whether there is a filter and a bootstrap can be made of it all.
     Image::of(&config, &program, &paths, SocketAddr::new(config.listener.host, 0))?;
-    let _alone = alone(&paths)?;
     program.check_once(&config.state_dir).await?;
     let mut sidecar = serve::start(config.clone()).await?;
     let surroundings = sidecar.surroundings().clone();

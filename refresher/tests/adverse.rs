@@ -153,4 +153,19 @@ mod tests {
             assert_eq!(output.stdout, b"", "nobody is asked for anything");
         }
     }
+    #[tokio::test]
+    async fn a_second_up_leaves_the_first_one_s_envoy_alone() {
+        let simulator = Simulator::start(Options::default()).await.unwrap();
+        let place = Place::new(simulator.url(), "");
+        place.plant(simulator.url(), &simulator.control().issue_grant()).await;
+        let folder = place.config.state_dir.join("envoy");
+        std::fs::create_dir_all(&folder).unwrap();
+        let first = File::create(folder.join("up.lock")).unwrap();
+        first.lock().unwrap();
+        let mut command = place.command();
+        command.arg("--socket").arg(place.socket("second.sock")).arg("up");
+        let output = finish(command).await;
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("choose another --state-dir"), "{}", said(&output));
+    }
 }

@@ -370,6 +370,7 @@ fn a_key_of_the_environment_is_one_that_a_header_can_carry() {
 
 #[test]
 fn variables_that_are_no_text_are_refused() {
+    use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt as _;
     let latin = |wanted: &'static str| {
         move |name: &str| (name == wanted).then(|| OsString::from_vec(b"cl\xe9".to_vec()))
