@@ -3,13 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
 
 use super::Exit;
 use super::output::{Output, complain};
@@ -135,27 +133,13 @@ fn report(problems: &Problems, config: Option<&Config>, output: Output) -> anyho
 #[error("envoy does not accept the configuration that it would get: {0}")]
 pub(super) struct Refused(String);
 
-/// Has Envoy look at the bootstrap, through a pipe: no file has to be made for it.
+/// Has Envoy look at the bootstrap.
 async fn validate(config: &Config) -> anyhow::Result<()> {
     let program = Program::find(config.envoy.bin.as_deref())?;
     program.check().await?;
     let listen = SocketAddr::new(config.listener.host, config.listener.port);
     let text = check::bootstrap(config, listen)?;
-    let mut envoy = tokio::process::Command::new(program.path())
-        .args(["--mode", "validate", "--log-level", "error", "-c", "/dev/fd/0"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let run = async {
-        if let Some(mut stdin) = envoy.stdin.take() {
-            // One that does not read it says why.
-            let _ = stdin.write_all(text.as_bytes()).await;
-        }
-        envoy.wait_with_output().await
-    };
-    let run = tokio::time::timeout(DEADLINE, run).await;
+    let run = tokio::time::timeout(DEADLINE, program.validate(&text)).await;
     let output = run.map_err(|_| Refused("it does not answer".to_owned()))??;
     if output.status.success() {
         return Ok(());

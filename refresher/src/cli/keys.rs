@@ -5,7 +5,6 @@ mod arguments;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use filter::client::{ClientId, ClientKey, Digest, Proof};
 use serde_json::{Value, json};
 
@@ -67,10 +66,9 @@ async fn add(config: &Config, arguments: AddArguments, output: Output) -> anyhow
     };
     let key = keys::validated(&key).map_err(|reason| Unaccepted(reason.to_string()))?;
     let file = change::add(config, &key, now).await?;
-    let shown = show(&key, secret.as_ref(), stdin, json, now);
-    if shown.is_err() {
+    if let Err(error) = show(&key, secret.as_ref(), stdin, json, now) {
         conclude(config, &file, output).await?;
-        return shown.context(unseen(&key)).map(|()| Exit::Other);
+        return Err(error.context(unseen(&key)));
     }
     let end = match key.not_after {
         0 => String::new(),
@@ -92,10 +90,9 @@ async fn rotate(
     let digest = Digest::of(secret.expose().as_bytes());
     let now = clock::now().unix();
     let key = change::rotate(config, &file, name, digest, *overlap, now).await?;
-    let shown = show(&key, Some(&secret), *stdin, *json, now);
-    if shown.is_err() {
+    if let Err(error) = show(&key, Some(&secret), *stdin, *json, now) {
         conclude(config, &file, output).await?;
-        return shown.context(unseen(&key)).map(|()| Exit::Other);
+        return Err(error.context(unseen(&key)));
     }
     let client = name.as_str();
     match overlap {

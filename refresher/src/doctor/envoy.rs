@@ -2,10 +2,6 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::process::Stdio;
-
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 
 use super::report::Finding;
 use super::short;
@@ -101,24 +97,9 @@ pub(super) fn bootstrap_elsewhere() -> Finding {
     )
 }
 
-/// The configuration goes through a pipe: no file has to be made for it. Answers with the reason
-/// if it is refused.
+/// The reason if it is refused.
 async fn validate(program: &Program, text: &str) -> std::io::Result<Option<String>> {
-    let mut envoy = Command::new(program.path())
-        .args(["--mode", "validate", "--use-dynamic-base-id", "--log-level", "error"])
-        .args(["-c", "/dev/fd/0"])
-        .env_remove("PROXY_API_KEY")
-        .env_remove("TORCHBEARER_CLIENT_KEY")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = envoy.stdin.take() {
-        // One that does not read it says why.
-        let _ = stdin.write_all(text.as_bytes()).await;
-    }
-    let output = envoy.wait_with_output().await?;
+    let output = program.validate(text).await?;
     if output.status.success() {
         return Ok(None);
     }

@@ -1,9 +1,10 @@
 //! Which Envoy: where it is, whether it is new enough, whether it runs Wasm.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::{chain, store};
@@ -62,6 +63,30 @@ pub struct Program {
 }
 
 impl Program {
+    /// Has it check a bootstrap, which goes through a pipe: no file has to be made for it. Its standard
+    /// error says what is wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run.
+    pub async fn validate(&self, bootstrap: &str) -> std::io::Result<Output> {
+        let mut envoy = Command::new(&self.path)
+            .args(["--mode", "validate", "--use-dynamic-base-id", "--log-level", "error"])
+            .args(["-c", "/dev/fd/0"])
+            .env_remove("PROXY_API_KEY")
+            .env_remove("TORCHBEARER_CLIENT_KEY")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = envoy.stdin.take() {
+            // One that does not read it says why.
+            let _ = stdin.write_all(bootstrap.as_bytes()).await;
+        }
+        envoy.wait_with_output().await
+    }
+
     /// The configured program, else `envoy` beside this program, where an installation puts it, else
     /// `envoy` on `PATH`.
     ///
